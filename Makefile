@@ -53,7 +53,7 @@ clean: ## Remove the environment, caches and build products (runs/ is kept)
 
 $(VENV)/.created:
 	@python=''; \
-	for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python); do \
 	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	        python="$$candidate"; break; \
 	    fi; \
