@@ -45,7 +45,11 @@ format: $(VENV)/.test ## Put the code into the project's style
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.test ## Run the benchmarks one after the other and print their tables
-	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in benchmarks/*.py; do \
+	    name="$$(basename "$$file" .py)"; \
+	    case "$$name" in _*|timing) continue;; esac; \
+	    echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; \
+	done
 
 clean: ## Remove the environment, caches and build products (runs/ is kept)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

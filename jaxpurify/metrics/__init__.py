@@ -1,0 +1,9 @@
+"""Accuracies, intervals and norms: each defined once."""
+
+from jaxpurify.metrics.accuracy import Interval as Interval
+from jaxpurify.metrics.accuracy import attack_success_rate as attack_success_rate
+from jaxpurify.metrics.accuracy import destruction_rate as destruction_rate
+from jaxpurify.metrics.accuracy import robust_accuracy as robust_accuracy
+from jaxpurify.metrics.accuracy import wilson as wilson
+from jaxpurify.metrics.norms import check_perturbations as check_perturbations
+from jaxpurify.metrics.norms import perturbation_norms as perturbation_norms

@@ -1,0 +1,61 @@
+"""Sizes of perturbations, in float64 on the host: by other code than the attacks'."""
+
+from typing import Any
+
+import numpy as np
+
+
+def perturbation_norms(clean: Any, adversarial: Any, *, norm: str) -> np.ndarray:
+    """Return the norm of each image's perturbation.
+
+    Args:
+        clean: shape ``(images, height, width, channel)``.
+        adversarial: same shape.
+        norm: ``"linf"`` or ``"l2"``.
+
+    Returns:
+        float64 of shape ``(images,)``, in the units of the images.
+
+    Raises:
+        ValueError: if shapes differ or the norm is unknown.
+    """
+    orders = {"linf": np.inf, "l2": 2}
+    if norm not in orders:
+        raise ValueError(f"norm must be one of {sorted(orders)}, got {norm!r}")
+    first, second = np.asarray(clean, np.float64), np.asarray(adversarial, np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"adversarial images must have the shape of the clean ones, {first.shape}, got {second.shape}")
+    return np.linalg.norm((second - first).reshape(len(first), -1), ord=orders[norm], axis=1)
+
+
+def check_perturbations(clean: Any, adversarial: Any, *, norm: str, epsilon: float) -> np.ndarray:
+    """Check that adversarial images are finite, in [0, 1] and in the ball, with a tolerance of 1e-6.
+
+    Args:
+        clean: shape ``(images, height, width, channel)``.
+        adversarial: same shape.
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: size of the ball, in the units of the images.
+
+    Returns:
+        The norms, float64 of shape ``(images,)``.
+
+    Raises:
+        ValueError: naming the first image that fails.
+    """
+    values = np.asarray(adversarial).reshape(len(adversarial), -1)
+    norms = perturbation_norms(clean, adversarial, norm=norm)
+    wrong = ~np.isfinite(values).all(axis=1) | (values.min(axis=1) < -1e-6) | (values.max(axis=1) > 1 + 1e-6)
+    if wrong.any():
+        raise ValueError(
+            f"adversarial image {np.flatnonzero(wrong)[0]} leaves [0, 1] or is not finite: the attack is at fault"
+        )
+    # A relative part too: an l2 norm summed in float32 by the attack is off by a few parts in a million.
+    far = norms > float(epsilon) * (1 + 1e-6) + 1e-6
+    if far.any():
+        image = np.flatnonzero(far)[0]
+        raise ValueError(
+            f"adversarial image {image} is {norms[image]:.8f} away in {norm}, expected at most {float(epsilon):.8f}: "
+            "the attack is at fault"
+        )
+    return norms

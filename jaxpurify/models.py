@@ -1,0 +1,497 @@
+"""The contracts: purifiers, classifiers and the defended models made of the two.
+
+Whatever an attack attacks is a *target*: a pytree callable ``(images, key=None) -> outputs``. Being pytrees, targets
+pass through ``jit`` as arguments, so new weights and new parameters do not compile anew.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpurify import images as _images
+from jaxpurify import keys as _keys
+from jaxpurify.pytrees import concrete, pytree_dataclass, static
+
+Class = TypeVar("Class", bound=type)
+ATTRIBUTES = ("random", "couples_images", "changes_size")
+# Folded into a random classifier's keys: no purifier has so many stages, nor splits its key so often,
+# so none shares them.
+_CLASSIFIER = 0xC1A551F1
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def purifier(cls: Class) -> Class:
+    """Make a purifier of a class: a frozen keyword-only dataclass, a pytree, called ``purifier(images, key=None)``.
+
+    The class defines ``__call__(self, images, key=None)`` and may define ``check(self)`` (run when a person constructs
+    it, never when JAX does) and ``surrogate(self)`` (a differentiable stand-in for a stage without a useful gradient).
+    Class attributes ``random`` (it needs keys), ``couples_images`` (images of a batch influence one another) and
+    ``changes_size`` default to False. Around ``__call__`` the shape and dtype of the images are checked, and a random
+    purifier receives an array of typed keys, one an image, whatever the caller passed; any other receives None.
+
+    Args:
+        cls: the class. Annotated fields are leaves or children; fields made by ``static`` fix shapes and loops.
+
+    Returns:
+        The class, registered as a pytree.
+
+    Raises:
+        TypeError: if the class has no ``__call__``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxpurify as jp
+        >>> @jp.purifier
+        ... class Fade:
+        ...     amount: float = 0.5
+        ...     def __call__(self, images, key=None):
+        ...         return images * (1 - self.amount)
+        >>> float(Fade(amount=0.25)(jnp.ones((1, 2, 2, 3)))[0, 0, 0, 0])
+        0.75
+    """
+    if "__call__" not in cls.__dict__:
+        raise TypeError(f"{cls.__name__} must define __call__(self, images, key=None) to be a purifier")
+    for attribute in ATTRIBUTES:
+        if not hasattr(cls, attribute):
+            setattr(cls, attribute, False)
+    cls.__call__ = _checked(cls.__call__)  # type: ignore[method-assign, misc]
+    cls.is_purifier = True  # type: ignore[attr-defined]
+    return pytree_dataclass(cls, class_attributes=ATTRIBUTES)
+
+
+def _checked(call: Callable) -> Callable:
+    def __call__(self, images, key=None):
+        images = jnp.asarray(images) if isinstance(images, np.ndarray) and images.dtype.kind == "f" else images
+        _images.check_images(images)
+        name = type(self).__name__
+        if self.random:
+            if key is None:
+                raise ValueError(f"{name} is random, expected a key: pass key=jax.random.key(0)")
+            key = _keys.per_image(key, images.shape[0])
+        elif key is not None:
+            _keys.check_key(key)
+            key = None  # a stage must not fold what no stage needs
+        purified = call(self, images, key)
+        shape = jnp.shape(purified)
+        if len(shape) != 4 or shape[0] != images.shape[0]:
+            raise ValueError(f"{name} must return images for images, got shape {shape} for {images.shape}")
+        if not self.changes_size and shape != images.shape:
+            raise ValueError(f"{name} returned shape {shape} for {images.shape}: set changes_size = True on the class")
+        return purified
+
+    __call__.__doc__ = call.__doc__
+    __call__.__wrapped__ = call  # type: ignore[attr-defined]
+    return __call__
+
+
+@purifier
+class Sequential:
+    """Purify with one purifier after another.
+
+    Args:
+        stages: the purifiers, in order. Stage number i receives the keys with i folded in.
+
+    Source: our choice.
+    """
+
+    stages: tuple[Any, ...]
+
+    def __init__(self, *stages: Any):
+        for number, stage in enumerate(stages):
+            if not callable(stage) or isinstance(stage, type):
+                got = f"the class {stage.__name__}" if isinstance(stage, type) else type(stage).__name__
+                raise TypeError(f"stage {number} of Sequential must be a purifier, got {got}")
+        object.__setattr__(self, "stages", tuple(stages))
+
+    @property
+    def random(self) -> bool:  # type: ignore[override]
+        return any(attribute(stage, "random") for stage in self.stages)
+
+    @property
+    def couples_images(self) -> bool:  # type: ignore[override]
+        return any(attribute(stage, "couples_images") for stage in self.stages)
+
+    @property
+    def changes_size(self) -> bool:  # type: ignore[override]
+        return any(attribute(stage, "changes_size") for stage in self.stages)
+
+    def __call__(self, images, key=None):
+        for number, stage in enumerate(self.stages):
+            images = stage(images, None if key is None else _keys.fold(key, number))
+        return images
+
+
+@purifier
+class Repeat:
+    """Purify several times over with one purifier.
+
+    Args:
+        stage: the purifier; pass number i receives the keys with i folded in.
+        times: number of passes (static: one compilation a value). The passes are unrolled;
+            ``gradients.rematerialised`` turns them into one loop with the memory of a single pass.
+
+    Source: our choice.
+    """
+
+    stage: Any
+    times: int = static(2)
+
+    def check(self):
+        """Refuse a number of passes below one."""
+        if not isinstance(self.times, int) or self.times < 1:
+            raise ValueError(f"times must be an integer of at least 1, got {self.times}")
+        if attribute(self.stage, "changes_size"):
+            raise ValueError("Repeat needs a purifier that keeps the size of its images, got one with changes_size")
+
+    @property
+    def random(self) -> bool:  # type: ignore[override]
+        return attribute(self.stage, "random")
+
+    @property
+    def couples_images(self) -> bool:  # type: ignore[override]
+        return attribute(self.stage, "couples_images")
+
+    def __call__(self, images, key=None):
+        for number in range(self.times):
+            images = self.stage(images, None if key is None else _keys.fold(key, number))
+        return images
+
+
+def attribute(model: Any, name: str) -> bool:
+    """Return ``random``, ``couples_images`` or ``changes_size`` of any callable; absent means False.
+
+    Args:
+        model: a purifier, target or plain function.
+        name: the attribute's name.
+
+    Returns:
+        Its truth value.
+    """
+    return bool(getattr(model, name, False))
+
+
+def sweep(model: Any, **values: Any) -> Any:
+    """Give some leaves of a purifier several values and repeat the others, for ``jax.vmap``.
+
+    ``jax.vmap(lambda p: p(images))(jp.sweep(purifier, sigma=sigmas))`` then just works.
+
+    Args:
+        model: a purifier, or any frozen dataclass that is a pytree (an attack too).
+        values: a 1-D array a field; all of one length. A field of a stage is named by its path, with two underscores
+            between its parts: ``stages__0__sigma``.
+
+    Returns:
+        The same kind of object, every leaf with a leading axis of that length.
+
+    Raises:
+        ValueError: if a name is no leaf of it, or lengths differ.
+    """
+    if not values:
+        raise ValueError("sweep needs at least one field with its values, such as sigma=jnp.linspace(0.5, 2.0, 4)")
+    arrays = {name: jnp.asarray(value) for name, value in values.items()}
+    lengths = {array.shape[:1] for array in arrays.values()}
+    if len(lengths) != 1 or () in lengths:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(f"swept fields must be arrays of one length, got shapes {shapes}")
+    (length,) = lengths.pop()
+    leaves, structure = jax.tree_util.tree_flatten_with_path(model)
+    paths = ["__".join(_part(part) for part in path) for path, _ in leaves]
+    for name in arrays:
+        if name not in paths:
+            raise ValueError(f"{type(model).__name__} has no leaf {name} to sweep, expected one of {sorted(paths)}")
+    swept = [
+        arrays.get(path, jnp.broadcast_to(jnp.asarray(leaf), (length, *jnp.shape(leaf))))
+        for path, (_, leaf) in zip(paths, leaves, strict=True)
+    ]
+    return jax.tree_util.tree_unflatten(structure, swept)
+
+
+def _part(part: Any) -> str:
+    return str(getattr(part, "name", getattr(part, "idx", getattr(part, "key", part))))
+
+
+@pytree_dataclass
+class Function:
+    """Any callable as a pytree: what is called is structure, its numbers are leaves.
+
+    Args:
+        variables: the numbers, any pytree.
+        apply: called ``apply(variables, images)`` or, where ``random``, ``apply(variables, images, key)``.
+        random: whether it needs a key.
+        name: what reports call it.
+    """
+
+    variables: Any = ()
+    apply: Callable = static()
+    random: bool = static(False)
+    name: str = static("function")
+
+    def __call__(self, images, key=None):
+        return self.apply(self.variables, images, key) if self.random else self.apply(self.variables, images)
+
+
+@pytree_dataclass
+class Classifier(Function):
+    """A classifier: images to logits. Made by ``jaxpurify.classifier``.
+
+    Args:
+        variables: the weights, any pytree.
+        apply: called ``apply(variables, images)`` or, where ``random``, ``apply(variables, images, key)``.
+        random: whether it needs a key.
+        name: what reports call it.
+        image_shape: the only ``(height, width, channel)`` it takes, or None.
+        class_names: names of the classes, or None.
+    """
+
+    image_shape: tuple[int, int, int] | None = static(None)
+    class_names: tuple[str, ...] | None = static(None)
+
+    def __call__(self, images, key=None):
+        _images.check_images(images)
+        if self.image_shape is not None and images.shape[1:] != self.image_shape:
+            raise ValueError(f"{self.name} takes images of shape {self.image_shape}, got {images.shape[1:]}")
+        if self.random:
+            if key is None:
+                raise ValueError(f"{self.name} is random, expected a key: pass key=jax.random.key(0)")
+            key = _keys.per_image(key, images.shape[0])
+        logits = super().__call__(images, key)
+        if jnp.ndim(logits) != 2 or logits.shape[0] != images.shape[0]:
+            raise ValueError(
+                f"{self.name} must return logits of shape ({images.shape[0]}, classes), got {jnp.shape(logits)}: "
+                "a model of single images? pass batched=False"
+            )
+        return logits
+
+
+def classifier(
+    model: Any,
+    variables: Any = None,
+    *,
+    batched: bool = True,
+    channels_first: bool = False,
+    random: bool | None = None,
+    name: str | None = None,
+    image_shape: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Any:
+    """Make one pytree ``images -> logits`` of a model of any JAX library.
+
+    Args:
+        model: a Flax NNX module (a copy of it is set to evaluation mode); a function ``apply(variables, images)``
+            such as a Linen or Haiku module's, with ``variables``; an Equinox module; or a plain function
+            ``images -> logits``. A plain function bakes the weights that it closes over into the compiled program:
+            give them as ``variables`` to change them without compiling anew.
+        variables: the weights of an ``apply`` function.
+        batched: False if the model takes one image at a time.
+        channels_first: True if the model wants the channel axis before height and width.
+        random: whether it takes a key as its last argument. By default a plain function is random if it has a
+            parameter ``key``; a module is not.
+        name: what reports call it; the class's or function's name by default.
+        image_shape: the only ``(height, width, channel)`` that it takes, if it cannot take others.
+        class_names: names of the classes.
+
+    Returns:
+        A ``Classifier``. One that is given comes back with the new ``name``, ``image_shape`` and ``class_names``.
+
+    Raises:
+        TypeError: if the model is not callable.
+    """
+    names: dict[str, Any] = {"name": name}
+    # Structure, so it must be equal wherever it is the same, and never change.
+    names["image_shape"] = None if image_shape is None else tuple(image_shape)
+    names["class_names"] = None if class_names is None else tuple(class_names)
+    if isinstance(model, Classifier):
+        return dataclasses.replace(model, **{field: value for field, value in names.items() if value is not None})
+    if not callable(model):
+        raise TypeError(f"classifier must be callable (a module or a function), got {type(model).__name__}")
+    if variables is not None:
+        apply: Callable = model
+        random = _takes_key(model) if random is None else random
+        owner = getattr(model, "__self__", model)
+        default = getattr(owner, "__name__", type(owner).__name__)
+    elif _is_nnx(model):
+        apply, variables = _nnx_apply(model)
+        random, default = bool(random), type(model).__name__
+    elif len(jax.tree.leaves(model)) > 1 or not jax.tree_util.all_leaves([model]):
+        apply, variables = _pytree_apply(model)
+        random, default = bool(random), type(model).__name__
+    else:
+        apply, variables = _Plain(model), ()
+        random = _takes_key(model) if random is None else random
+        default = getattr(model, "__name__", type(model).__name__)
+    if not batched or channels_first:
+        apply = _Adapted(apply=apply, batched=batched, channels_first=channels_first, random=random)
+    names["name"] = name or default
+    return Classifier(variables=variables, apply=apply, random=random, **names)
+
+
+def _is_nnx(model: Any) -> bool:
+    return any(c.__module__.startswith("flax.nnx") and c.__name__ == "Module" for c in type(model).__mro__)
+
+
+def _takes_key(function: Callable) -> bool:
+    try:
+        return "key" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _call(function: Callable, images: Any, *key: Any) -> Any:
+    # By name where there is such a parameter: Equinox's modules take it in no other way.
+    return function(images, key=key[0]) if key and _takes_key(function) else function(images, *key)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plain:
+    """A function without variables, equal to another of the same function."""
+
+    function: Callable
+
+    def __call__(self, variables, *arguments):
+        return _call(self.function, *arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adapted:
+    """A model of single images, or with the channel axis first, in our convention."""
+
+    apply: Callable
+    batched: bool
+    channels_first: bool
+    random: bool
+
+    def __call__(self, variables, images, *key):
+        if self.channels_first:
+            images = jnp.transpose(images, (0, 3, 1, 2))
+        if self.batched:
+            return self.apply(variables, images, *key)
+        return jax.vmap(lambda image, *one: self.apply(variables, image, *one))(images, *key)
+
+
+class _Structure:
+    """What is left of a module without its arrays: hashed once, since JAX hashes it at every call."""
+
+    def __init__(self, structure: Any):
+        self.structure = structure
+        self._hash = hash(structure)
+
+    def __hash__(self):
+        return self._hash
+
+    def __eq__(self, other):
+        return self is other or (type(self) is type(other) and self.structure == other.structure)
+
+
+class _NnxStructure(_Structure):
+    def __call__(self, variables, *arguments):
+        from flax import nnx
+
+        return _call(nnx.merge(self.structure, variables), *arguments)
+
+
+class _PytreeStructure(_Structure):
+    def __call__(self, variables, *arguments):
+        tree, others = self.structure
+        found, arrays = dict(others), iter(variables)
+        leaves = [found[i] if i in found else next(arrays) for i in range(tree.num_leaves)]
+        return _call(jax.tree_util.tree_unflatten(tree, leaves), *arguments)
+
+
+def _nnx_apply(module: Any):
+    from flax import nnx
+
+    copy = nnx.clone(module)
+    copy.eval()
+    graph, state = nnx.split(copy)
+    return _NnxStructure(graph), state
+
+
+def _pytree_apply(module: Any):
+    leaves, tree = jax.tree_util.tree_flatten(module)
+    others = tuple((i, leaf) for i, leaf in enumerate(leaves) if not isinstance(leaf, jax.Array | np.ndarray))
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)]
+    return _PytreeStructure((tree, others)), arrays
+
+
+@pytree_dataclass
+class Defended:
+    """A classifier behind a purifier: the target that a defence is judged by.
+
+    Args:
+        classifier: images to logits; what ``jaxpurify.classifier`` takes is taken here too.
+        purifier: images to images, or None.
+
+    Raises:
+        ValueError: if the purifier changes the size of the images and the classifier cannot take the new one.
+    """
+
+    classifier: Any
+    purifier: Any
+
+    def __init__(self, classifier: Any, purifier: Any = None):
+        for name, value in (("classifier", classifier), ("purifier", purifier)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be callable, got {type(value).__name__}")
+        object.__setattr__(self, "classifier", as_target(classifier))
+        object.__setattr__(self, "purifier", None if purifier is None else as_target(purifier))
+        self._check_sizes()
+
+    def _check_sizes(self):
+        shape = getattr(self.classifier, "image_shape", None)
+        if shape is None or not attribute(self.purifier, "changes_size") or not concrete(self):
+            return
+        image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        key = jax.random.key(0) if attribute(self.purifier, "random") else None
+        after = jax.eval_shape(lambda purify, x: purify(x, key), self.purifier, image).shape[1:]
+        if after != shape:
+            raise ValueError(
+                f"{type(self.purifier).__name__} turns images of {shape} into {after}, which {self.classifier.name} "
+                f"cannot take: it takes {shape} only; resize back, or use a classifier with global pooling"
+            )
+
+    @property
+    def random(self) -> bool:
+        return attribute(self.classifier, "random") or attribute(self.purifier, "random")
+
+    @property
+    def couples_images(self) -> bool:
+        return attribute(self.classifier, "couples_images") or attribute(self.purifier, "couples_images")
+
+    def __call__(self, images, key=None):
+        if self.random:
+            if key is None:
+                raise ValueError("the defended model is random, expected a key: pass key=jax.random.key(0)")
+            key = _keys.per_image(key, images.shape[0])
+        if self.purifier is not None:
+            images = self.purifier(images, key if attribute(self.purifier, "random") else None)
+        return self.classifier(images, _keys.fold(key, _CLASSIFIER) if attribute(self.classifier, "random") else None)
+
+
+def as_target(model: Any) -> Any:
+    """Return a target of whatever is attacked: a pytree callable ``(images, key=None) -> outputs``.
+
+    Args:
+        model: a classifier, defended model or purifier (taken as they are), a module, or a plain function
+            ``f(images)`` or ``f(images, key)`` with outputs of any kind.
+
+    Returns:
+        A pytree callable.
+    """
+    if isinstance(model, type):
+        raise TypeError(f"a target must be an instance, got the class {model.__name__}: write {model.__name__}()")
+    if not callable(model):
+        raise TypeError(f"a target must be callable, got {type(model).__name__}")
+    registered = not jax.tree_util.all_leaves([model])
+    if registered and (isinstance(model, Function | Defended) or getattr(model, "is_purifier", False)):
+        return model
+    if _is_nnx(model):
+        return classifier(model)
+    if registered:
+        apply, variables = _pytree_apply(model)
+        return Function(variables=variables, apply=apply, random=attribute(model, "random"), name=type(model).__name__)
+    name = getattr(model, "__name__", type(model).__name__)
+    return Function(apply=_Plain(model), random=_takes_key(model), name=name)

@@ -1,0 +1,85 @@
+"""Frozen, keyword-only dataclasses that are pytrees: the shape of purifiers, attacks and wrappers."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+Class = TypeVar("Class", bound=type)
+# What a field that is a single number accepts, traced or not.
+Scalar = int | float | np.number | np.ndarray | jax.Array
+
+
+def static(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
+    """Declare a field that fixes shapes or loops: part of the tree's structure, so a new value compiles anew.
+
+    Args:
+        default: the field's default, hashable.
+        factory: a function of no argument that makes the default instead.
+
+    Returns:
+        A dataclass field for a class under ``@jaxpurify.purifier``.
+    """
+    return dataclasses.field(default=default, default_factory=factory, metadata={"static": True})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def pytree_dataclass(cls: Class, *, class_attributes: tuple[str, ...] = ()) -> Class:
+    """Turn a class into a frozen keyword-only dataclass registered as a pytree.
+
+    Annotated fields are children (numbers are leaves); fields made by ``static`` are structure. Construction by a
+    person calls ``check()`` where the class defines it; unflattening never does, because JAX unflattens with tracers
+    and placeholders in the place of numbers.
+
+    Args:
+        cls: the class, with annotated fields.
+        class_attributes: annotated names that are attributes of the class and not fields.
+
+    Returns:
+        The same class, registered.
+    """
+    annotations = inspect.get_annotations(cls)
+    for name in annotations.keys() & class_attributes:
+        annotations[name] = ClassVar[annotations[name]]
+    cls.__annotations__ = annotations
+    check: Callable[[Any], None] | None = getattr(cls, "check", None)
+    if check is not None:
+        cls.__post_init__ = lambda self: self.check()  # type: ignore[attr-defined]
+    own_init = "__init__" in cls.__dict__
+    cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False, init=not own_init)(cls)  # type: ignore[assignment]
+    fields = dataclasses.fields(cls)
+    children = [field.name for field in fields if not field.metadata.get("static")]
+    structure = [field.name for field in fields if field.metadata.get("static")]
+
+    def flatten_with_keys(self):
+        leaves = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in children]
+        return leaves, tuple(getattr(self, name) for name in structure)
+
+    def flatten(self):
+        return [getattr(self, name) for name in children], tuple(getattr(self, name) for name in structure)
+
+    def unflatten(values, leaves):
+        self: Any = object.__new__(cls)
+        for name, value in zip(structure, values, strict=True):
+            object.__setattr__(self, name, value)
+        for name, value in zip(children, leaves, strict=True):
+            object.__setattr__(self, name, value)
+        return self
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def concrete(value: Any) -> bool:
+    """Say whether a value's numbers can be looked at now: it holds no tracer.
+
+    Args:
+        value: any pytree.
+
+    Returns:
+        True where no leaf is being traced.
+    """
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))

@@ -1,0 +1,89 @@
+"""Purifiers and attacks by name: ``name`` or ``name:field=value,field=value``, as the command takes them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(text: str) -> float | int:
+    """Read a number, a fraction such as ``8/255`` included.
+
+    Args:
+        text: the number.
+
+    Returns:
+        An integer where it is written as one, else a float.
+
+    Raises:
+        ValueError: if it is no number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number such as 8, 0.5 or 8/255, got {text!r}") from None
+
+
+def fields(cls: type) -> dict[str, Any]:
+    """Return the fields of a class that can be written on a command line, with their defaults.
+
+    Args:
+        cls: a dataclass.
+
+    Returns:
+        Defaults by name: numbers, strings, booleans and None.
+    """
+    found = {}
+    for field in dataclasses.fields(cls):
+        if isinstance(field.default, int | float | str | bool | None):
+            found[field.name] = field.default
+    return found
+
+
+def make(text: str, classes: Mapping[str, type], *, kind: str) -> Any:
+    """Construct what a text such as ``gaussian-smoothing:sigma=1,iterations=10`` names.
+
+    Args:
+        text: the name, and after a colon its fields.
+        classes: classes by name.
+        kind: what the message calls it, such as ``purifier``.
+
+    Returns:
+        An instance.
+
+    Raises:
+        ValueError: if the name or a field is unknown, or a value does not fit.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name not in classes:
+        raise ValueError(f"unknown {kind} {name!r}, expected one of: {', '.join(sorted(classes))}")
+    known, arguments = fields(classes[name]), {}
+    for part in filter(None, rest.split(",")):
+        field, equals, value = part.partition("=")
+        if not equals or field not in known:
+            choices = ", ".join(f"{key}={default}" for key, default in known.items()) or "no fields"
+            raise ValueError(f"{name} does not understand {part!r}, expected field=value with fields among: {choices}")
+        arguments[field] = _value(value, known[field], f"{name}:{field}")
+    return classes[name](**arguments)
+
+
+def _value(text: str, default: Any, where: str) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{where} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    if isinstance(default, str):
+        return text
+    try:
+        value = number(text)
+    except ValueError as error:
+        if default is None:
+            return text
+        raise ValueError(f"{where}: {error}") from None
+    if isinstance(default, int) and not isinstance(value, int):
+        raise ValueError(f"{where} must be an integer, got {text!r}")
+    return float(value) if isinstance(default, float) else value

@@ -1,0 +1,53 @@
+"""Strict settings for every test: they must come before jaxpurify is imported and before JAX starts its backend."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+
+# Shapes and types in annotations are checked at every call.
+jaxtyping.install_import_hook("jaxpurify", "beartype.beartype")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+def pytest_configure(config):
+    """Keep compiled programs in pytest's cache folder: a second run of the suite takes a third of the time."""
+    cache = getattr(config, "cache", None)
+    if cache is not None and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 for one test, such as one of gradients against finite differences."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def lenient() -> Iterator[None]:
+    """JAX's ordinary promotion of dtypes and ranks, which the training steps of Optax and Flax need."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data and weights, which is not part of the project."""
+    folder = os.environ.get("JAXPURIFY_REAL_DATA")
+    if not folder:
+        pytest.skip("JAXPURIFY_REAL_DATA does not name a folder of real data and weights")
+    if not Path(folder).is_dir():
+        pytest.skip(f"JAXPURIFY_REAL_DATA names {folder}, which is no folder")
+    return Path(folder)
