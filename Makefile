@@ -8,7 +8,7 @@ VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?= -q
 TORCH ?= torch==2.13.0
-TORCHVISION ?= torchvision==0.28.0
+TORCHVISION ?= torchvision==0.29.2
 TORCHATTACKS ?= torchattacks==3.5.1
 TORCH_INDEX ?=
 
