@@ -118,6 +118,6 @@ def _plain(tensor: Any) -> Any:
 def _refuse(architecture: str, found: str | None, shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
     known = registry.architecture(architecture)
     module = known.abstract()
-    mismatch = weights.mismatch(module, shapes, known.names_of(module))
+    mismatch = weights.mismatch(module, shapes, table=known.names_of(module))
     other = f"; they fit {found}" if found else ""
     raise ValueError(f"the weights of {source} do not fit {architecture}: {mismatch}{other}")

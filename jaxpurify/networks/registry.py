@@ -102,7 +102,7 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
         if known.table is not None and not weights.same_names(shapes, known.table()):
             continue  # A module is constructed only where that could still make a difference.
         module = known.abstract()
-        if not weights.mismatch(module, shapes, known.names_of(module)):
+        if not weights.mismatch(module, shapes, table=known.names_of(module)):
             return name
     return None
 
@@ -134,7 +134,7 @@ def load_module(name: str, *, weights_file: str | os.PathLike | None = None) -> 
         state = weights.read(weights_file)
     module = known.abstract()
     try:
-        weights.load(module, state, known.names_of(module), name=name)
+        weights.load(module, state, table=known.names_of(module), name=name)
     except weights.MismatchError as error:
         other = identify({key: array.shape for key, array in state.items()})
         raise ValueError(f"{error}" + (f"; they fit {other}" if other else "")) from None

@@ -123,7 +123,7 @@ def parse(content: bytes, name: str) -> dict[str, np.ndarray]:
     return state
 
 
-def load(module: nnx.Module, state: State, table: Mapping[str, Entry] | None = None, *, name: str = "") -> None:
+def load(module: nnx.Module, state: State, *, table: Mapping[str, Entry] | None = None, name: str = "") -> None:
     """Load a state dict into a module, in place: everything is checked first, so that it loads whole or not at all.
 
     Args:
@@ -132,11 +132,14 @@ def load(module: nnx.Module, state: State, table: Mapping[str, Entry] | None = N
         table: name in the state dict → where the weight lives; by default the module's own names and layouts.
         name: what an error message calls the architecture; by default the module's class.
 
+    Returns:
+        Nothing: the module is changed.
+
     Raises:
         ValueError: if weights are missing, surplus, of another shape, or not finite: the message names them.
     """
     table = own_table(module) if table is None else table
-    differences = mismatch(module, {key: array.shape for key, array in state.items()}, table)
+    differences = mismatch(module, {key: array.shape for key, array in state.items()}, table=table)
     if differences:
         raise MismatchError(f"the weights do not fit {name or type(module).__name__}: {differences}")
     new = {key: np.asarray(state[key]).astype(np.float32) for key in table}
@@ -150,7 +153,7 @@ def load(module: nnx.Module, state: State, table: Mapping[str, Entry] | None = N
 
 
 def mismatch(
-    module: nnx.Module, shapes: Mapping[str, tuple[int, ...]], table: Mapping[str, Entry] | None = None
+    module: nnx.Module, shapes: Mapping[str, tuple[int, ...]], *, table: Mapping[str, Entry] | None = None
 ) -> str:
     """Compare names and shapes with those of a module.
 
@@ -200,7 +203,15 @@ def expected_shapes(module: nnx.Module, table: Mapping[str, Entry]) -> dict[str,
 
 
 def same_names(names: Iterable[str], table: Mapping[str, Entry]) -> bool:
-    """Tell whether names are those of a table, shapes aside; `num_batches_tracked` is ignored."""
+    """Tell whether names are those of a table, shapes aside; `num_batches_tracked` is ignored.
+
+    Args:
+        names: names in a state dict.
+        table: names of an architecture.
+
+    Returns:
+        True where they are the same.
+    """
     return {name for name in names if not name.endswith(IGNORED_SUFFIX)} == set(table)
 
 
@@ -216,7 +227,7 @@ def own_table(module: nnx.Module) -> dict[str, Entry]:
     return {path: Entry(path) for path in _variables(module)}
 
 
-def save(module: nnx.Module, path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
+def save(module: nnx.Module, path: str | os.PathLike, *, metadata: Mapping[str, str] | None = None) -> None:
     """Save the weights of a module to a safetensors file, in its own names and layouts; whole or not at all.
 
     Args:
@@ -270,6 +281,13 @@ def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
 
 
 def listed(names: list[str]) -> str:
-    """Return names as a message shows them: the first dozen, and how many more there are."""
+    """Return names as a message shows them: the first dozen, and how many more there are.
+
+    Args:
+        names: any names.
+
+    Returns:
+        One line.
+    """
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

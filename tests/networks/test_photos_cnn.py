@@ -18,7 +18,7 @@ SHIPPED = resources.files("jaxpurify.networks") / "shipped"
 def network():
     module = photos_cnn.PhotosCNN(rngs=nnx.Rngs(0))
     state = weights.parse((SHIPPED / "photos-cnn.safetensors").read_bytes(), "photos-cnn.safetensors")
-    weights.load(module, state, weights.own_table(module), name="photos-cnn")
+    weights.load(module, state, table=weights.own_table(module), name="photos-cnn")
     return module
 
 

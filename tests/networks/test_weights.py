@@ -60,7 +60,7 @@ def contents(module):
 
 
 def test_load_puts_every_weight_where_the_table_says(module, state):
-    weights.load(module, state, TABLE)
+    weights.load(module, state, table=TABLE)
     loaded = contents(module)
     assert loaded["conv.kernel"][4, 1, 2, 3] == state["features.weight"][3, 2, 4, 1]
     np.testing.assert_array_equal(loaded["norm.mean"], state["norm.running_mean"])
@@ -69,7 +69,7 @@ def test_load_puts_every_weight_where_the_table_says(module, state):
 
 
 def test_flattened_follows_channels_first(module, state):
-    weights.load(module, state, TABLE)
+    weights.load(module, state, table=TABLE)
     features = np.random.default_rng(2).normal(size=(5, 4, 2, 3)).astype(np.float32)
     theirs = features.reshape(5, -1) @ state["head.weight"].T
     ours = features.transpose(0, 2, 3, 1).reshape(5, -1) @ contents(module)["head.kernel"]
@@ -89,7 +89,7 @@ def test_one_message_names_what_is_missing_surplus_and_misshapen(module, state):
     state["extra.weight"] = state["features.bias"]
     state["features.weight"] = state["features.weight"].transpose(2, 3, 1, 0)
     with pytest.raises(ValueError, match="do not fit Small") as raised:
-        weights.load(module, state, TABLE)
+        weights.load(module, state, table=TABLE)
     message = str(raised.value)
     assert "missing: norm.bias, head.bias" in message
     assert "surplus: extra.weight" in message
@@ -104,7 +104,7 @@ def test_weights_that_are_not_finite_are_refused_before_any_is_loaded(module, st
     before = contents(module)
     state["head.bias"][3] = value
     with pytest.raises(ValueError, match=r"NaN or infinity in head\.bias"):
-        weights.load(module, state, TABLE)
+        weights.load(module, state, table=TABLE)
     for path, array in contents(module).items():
         np.testing.assert_array_equal(array, before[path])
 
@@ -114,7 +114,7 @@ def test_other_widths_become_float32(module, state, dtype, tmp_path):
     short = {name: array.astype(dtype) for name, array in state.items()}
     path = tmp_path / "short.safetensors"
     path.write_bytes(serialised(short))
-    weights.load(module, weights.read(path), TABLE)
+    weights.load(module, weights.read(path), table=TABLE)
     loaded = contents(module)
     assert {array.dtype for array in loaded.values()} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(loaded["head.bias"], short["head.bias"].astype(np.float32))
@@ -135,13 +135,13 @@ def serialised(state):
 
 def test_counters_of_batches_are_ignored(module, state, tmp_path):
     save_file(state | {"norm.num_batches_tracked": np.array(3)}, tmp_path / "counted.safetensors")
-    weights.load(module, weights.read(tmp_path / "counted.safetensors"), TABLE)
+    weights.load(module, weights.read(tmp_path / "counted.safetensors"), table=TABLE)
     assert contents(module)["conv.bias"][1] == state["features.bias"][1]
 
 
 def test_saved_weights_load_again(module, filled, tmp_path):
     path = tmp_path / "own.safetensors"
-    weights.save(module, path, {"architecture": "small"})
+    weights.save(module, path, metadata={"architecture": "small"})
     other = filled(Small, seed=5)
     weights.load(other, weights.read(path))
     for name, array in contents(module).items():
@@ -152,7 +152,7 @@ def test_saved_weights_load_again(module, filled, tmp_path):
 
 def test_weights_load_into_an_abstract_module(state):
     module = nnx.eval_shape(Small)
-    weights.load(module, state, TABLE)
+    weights.load(module, state, table=TABLE)
     assert isinstance(module.conv.kernel[...], jnp.ndarray)
 
 

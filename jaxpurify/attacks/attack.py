@@ -1,0 +1,286 @@
+"""What all attacks share: checks, keys, and the search driven from the host or inside a trace.
+
+An attack is a frozen pytree. Its search is one function, ``advance``, called ``restarts × evaluations`` times: it
+evaluates the current iterate, keeps the best and moves on. On the CPU the host drives one jitted, donated ``advance``,
+because convolution gradients inside device loops are many times slower there; on accelerators, and wherever the call is
+itself being traced (inside a jitted training step, say), it is one device loop.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpurify import images as _images
+from jaxpurify import keys as _keys
+from jaxpurify.attacks import losses
+from jaxpurify.attacks.norms import check_epsilon
+from jaxpurify.attacks.result import AttackResult, Best, Problem, summarise
+from jaxpurify.models import as_target, attribute
+from jaxpurify.parallel import Placement, placement
+from jaxpurify.pytrees import concrete, pytree_dataclass, static
+
+
+class Attack:
+    """Base of every attack; a subclass is a frozen pytree dataclass and defines ``advance``.
+
+    Attributes:
+        norm: the ball's norm.
+        epsilon: its size.
+        restarts: independent searches, of which the best image is kept.
+        evaluations: calls of ``advance`` a restart.
+        cost: forward and backward passes an image of one call of ``advance``.
+        needs_key: whether the search itself draws random numbers.
+        sees_target: whether success in the search is the target's own on that very image.
+    """
+
+    norm: str
+    epsilon: Any
+    restarts: int
+    trace: bool = False
+    success: Any = None
+    loss: Any = "cross-entropy"
+
+    def check(self):
+        """Refuse an epsilon that cannot be meant and counts below one."""
+        check_epsilon(self.norm, self.epsilon)
+        if not isinstance(self.restarts, int) or self.restarts < 1:
+            raise ValueError(f"restarts must be an integer of at least 1, got {self.restarts}")
+        losses.resolve(self.loss)
+
+    @property
+    def evaluations(self) -> int:
+        """Calls of ``advance`` a restart."""
+        raise NotImplementedError
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """Forward and backward passes an image of one call of ``advance``."""
+        raise NotImplementedError
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether the search draws random numbers even against a deterministic target."""
+        raise NotImplementedError
+
+    @property
+    def sees_target(self) -> bool:
+        """Whether success in the search is the target's own on that very image."""
+        return True
+
+    def blank(self, problem: Problem) -> Any:
+        """Return a state of the right structure, overwritten by the first ``advance``."""
+        raise NotImplementedError
+
+    def advance(self, target: Any, problem: Problem, state: Any, restart: Any, step: Any) -> Any:
+        """Evaluate the current iterate, keep the best and move on; at step 0 start anew first.
+
+        The first entry of the state is the ``Best``, the second the loss just met; every leaf has a leading batch axis.
+        """
+        raise NotImplementedError
+
+    def at_clean(self, problem: Problem, state: Any) -> Any:
+        """Return the state from which ``advance`` judges the clean images, or None if the search has met them."""
+        return None
+
+    def judgement(self) -> Any:
+        """Return the judgement of success alone, as a pytree of structure only."""
+        return Judgement(function=self.success)
+
+    def __call__(self, target: Any, images: Any, labels: Any, key: Any = None, targets: Any = None) -> AttackResult:
+        """Spend the full budget and return the best iterate of each image.
+
+        Pure and traceable: it nests in ``jit``, ``grad`` and ``vmap``.
+
+        Args:
+            target: a classifier, defended model, or any ``(images, key=None) -> outputs``.
+            images: clean images, float32, shape ``(batch, height, width, channel)``, in [0, 1].
+            labels: integers of shape ``(batch,)``, or whatever the attack's own loss takes as its reference.
+            key: one typed key or an array of ``batch`` of them; may be left out where nothing is random.
+            targets: classes to reach, shape ``(batch,)``; untargeted without.
+
+        Returns:
+            Images that succeed before images that do not, and among equals the highest loss.
+
+        Raises:
+            TypeError: on wrong dtypes or raw keys.
+            ValueError: on wrong shapes, values out of range, or a missing key.
+        """
+        target = as_target(target)
+        problem = self.prepare(target, images, labels, key, targets)
+        if not concrete((self, target, problem)) or isinstance(jnp.zeros(()), jax.core.Tracer):
+            problem = jax.tree.map(jnp.asarray, problem)
+            return self._on_device(target, problem)
+        if jax.default_backend() != "cpu":
+            return _jitted_on_device(self.canonical(problem.images.dtype), target, problem)
+        where = placement(None)
+        best, trace = self.search(target, problem, where=where)
+        return self.result(best, problem, trace)
+
+    def prepare(self, target: Any, images: Any, labels: Any, key: Any, targets: Any) -> Problem:
+        """Check the arguments of a call and give every image its key.
+
+        Args:
+            target: the target.
+            images: clean images.
+            labels: references.
+            key: one typed key, an array of them, or None.
+            targets: references to reach, or None.
+
+        Returns:
+            The problem. What came in host memory stays there: not all of it need fit a device.
+        """
+        images = _canonical(images) if isinstance(images, np.ndarray) and images.dtype.kind == "f" else images
+        _images.check_images(images)
+        count = images.shape[0]
+        if concrete(images):
+            _images.check_values(images)
+        own_judgement = callable(self.loss) and self.success is not None
+        if not own_judgement:
+            classes = _classes(target, images, key, "success" if callable(self.loss) else "loss")
+            for name, reference in (("labels", labels), ("targets", targets)):
+                if name == "labels" or reference is not None:
+                    _images.check_labels(reference, count, classes=classes, name=name)
+            labels, targets = (None if tree is None else tree.astype(np.int32) for tree in (labels, targets))
+            if self.loss == "dlr" and classes < (3 if targets is None else 4):
+                raise ValueError(f"the dlr loss needs more classes than {classes}: use the margin loss")
+        random = attribute(target, "random")
+        if key is None and (random or self.needs_key):
+            reason = "the target is random" if random else f"{type(self).__name__} starts from random points"
+            raise ValueError(f"{reason}, expected a key: pass key=jax.random.key(0)")
+        keys = None if key is None else _keys.per_image(key, count)
+        labels, targets = jax.tree.map(_canonical, labels), jax.tree.map(_canonical, targets)
+        return Problem(images, labels, targets, keys)
+
+    def canonical(self, dtype: Any) -> Any:
+        """Return the attack with its numbers as arrays of one dtype, so that no way of writing ε compiles anew."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self)
+
+    def search(self, target: Any, problem: Problem, *, where: Placement, progress: Any = None) -> tuple[Best, Any]:
+        """Drive the whole search from the host.
+
+        Args:
+            target: the target.
+            problem: what is attacked.
+            where: the devices.
+            progress: called without arguments after each ``advance``, or None.
+
+        Returns:
+            The best iterates, and the losses of shape ``(batch, evaluations)`` where the attack keeps a trace.
+        """
+        attack, target = where.everywhere((self.canonical(problem.images.dtype), target))
+        state, trace = where.put(attack.blank(problem)), []
+        problem = where.put(problem)
+        run = where.compile(advance, per_image=(False, False, True, True, False, False), donate=(3,))
+        for restart in range(self.restarts):
+            for step in range(self.evaluations):
+                state = run(attack, target, problem, state, np.uint32(restart), np.uint32(step))
+                if self.trace:
+                    trace.append(jnp.copy(state[1]))  # the state itself is donated to the next step
+                if progress is not None:
+                    progress()
+        return state[0], jnp.stack(trace, axis=1) if self.trace else None
+
+    def result(self, best: Best, problem: Problem, trace: Any) -> AttackResult:
+        """Turn the kept iterates into a result.
+
+        Args:
+            best: the kept iterates.
+            problem: what was attacked.
+            trace: losses, or None.
+
+        Returns:
+            The result.
+        """
+        forwards, backwards = (self.restarts * self.evaluations * passes for passes in self.cost)
+        return _summarise(best, problem.images, self.norm, forwards, backwards, trace)
+
+    def _on_device(self, target: Any, problem: Problem) -> AttackResult:
+        def one(state, number):
+            restart, step = number // self.evaluations, number % self.evaluations
+            state = self.advance(target, problem, state, restart, step)
+            return state, state[1] if self.trace else None
+
+        numbers = jnp.arange(self.restarts * self.evaluations, dtype=jnp.uint32)
+        state, trace = jax.lax.scan(one, self.blank(problem), numbers)
+        return self.result(state[0], problem, None if trace is None else trace.T)
+
+
+def advance(attack: Any, target: Any, problem: Problem, state: Any, restart: Any, step: Any) -> Any:
+    """Call ``attack.advance``: the one function that is compiled for a search.
+
+    Args:
+        attack: the attack.
+        target: what is attacked.
+        problem: images, references and keys.
+        state: the search so far.
+        restart: number of the restart, traced.
+        step: number of the step, traced.
+
+    Returns:
+        The next state.
+    """
+    return attack.advance(target, problem, state, restart, step)
+
+
+@pytree_dataclass
+class Judgement:
+    """What counts as success: ``function(outputs, reference)``, or None for classification."""
+
+    function: Any = static(None)
+
+
+_summarise = jax.jit(summarise, static_argnums=(2, 3, 4))
+_jitted_on_device = jax.jit(lambda attack, target, problem: attack._on_device(target, problem))
+
+
+def blank_best(images: Any) -> Best:
+    """Return a ``Best`` that any iterate replaces.
+
+    Args:
+        images: clean images.
+
+    Returns:
+        Losses of minus infinity. The images are the clean ones (a copy: the state is donated), for a target whose
+        losses are never above that, such as NaN.
+    """
+    count, dtype = images.shape[0], images.dtype
+    return Best(
+        images=jnp.array(images, copy=True),
+        loss=jnp.full((count,), -jnp.inf, dtype),
+        margin=jnp.full((count,), jnp.nan, dtype),
+        success=jnp.zeros((count,), bool),
+        finite=jnp.ones((count,), bool),
+    )
+
+
+def _canonical(leaf: Any) -> Any:
+    """Return an array as the device would have it: without x64, 64 bits become 32."""
+    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return leaf if isinstance(leaf, jax.Array) else leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)
+
+
+def _classes(target: Any, images: Any, key: Any, judgement: str) -> int:
+    """Return the target's number of classes; its shapes are traced once a structure, not once a call."""
+    leaves, tree = jax.tree.flatten(target)
+    known = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    random = attribute(target, "random")
+    if random and key is None:
+        raise ValueError("the target is random, expected a key: pass key=jax.random.key(0)")
+    return _traced_classes(tree, known, images.shape, images.dtype, random, judgement)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_classes(tree, known, shape, dtype, random, judgement):
+    target = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*leaf) for leaf in known])
+    image = jax.ShapeDtypeStruct(shape, dtype)
+    outputs = jax.eval_shape(lambda t, x: t(x, jax.random.key(0) if random else None), target, image)
+    if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.ndim != 2 or outputs.shape[0] != shape[0]:
+        got = getattr(outputs, "shape", type(outputs).__name__)
+        raise ValueError(
+            f"a {judgement} by classes needs logits of shape ({shape[0]}, classes), got {got}: "
+            f"pass your own {judgement}="
+        )
+    return outputs.shape[1]

@@ -1,0 +1,120 @@
+"""The balls that perturbations live in: projection, random points and steepest directions, per image."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Ball(NamedTuple):
+    """What an attack needs of a norm; every function is of one image's perturbation, of any shape.
+
+    Attributes:
+        project: ``(perturbation, epsilon)`` to the nearest perturbation in the ball.
+        sample: ``(key, shape, dtype, epsilon)`` to a uniform random point of the ball.
+        direction: ``gradient`` to the unit-norm perturbation of steepest ascent (zero where the gradient is zero).
+        corner: ``(key, shape, dtype, epsilon)`` to a random perturbation of the largest size allowed.
+    """
+
+    project: Callable[[Any, Any], Any]
+    sample: Callable[..., Any]
+    direction: Callable[[Any], Any]
+    corner: Callable[..., Any]
+
+
+def length(perturbation: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Return the Euclidean length, with gradient zero in the place of NaN at zero.
+
+    Args:
+        perturbation: values of any shape.
+
+    Returns:
+        A scalar.
+    """
+    square = jnp.sum(perturbation * perturbation)
+    safe = jnp.where(square > 0, square, jnp.ones_like(square))
+    return jnp.where(square > 0, jnp.sqrt(safe), jnp.zeros_like(square))
+
+
+def _linf_project(perturbation, epsilon):
+    return jnp.clip(perturbation, -epsilon, epsilon)
+
+
+def _linf_sample(key, shape, dtype, epsilon):
+    return jax.random.uniform(key, shape, dtype, -1, 1) * epsilon
+
+
+def _linf_corner(key, shape, dtype, epsilon):
+    return jnp.where(jax.random.bits(key, shape, jnp.uint8) < 128, epsilon, -epsilon).astype(dtype)
+
+
+def _l2_project(perturbation, epsilon):
+    size = length(perturbation)
+    return perturbation * (epsilon / jnp.maximum(size, epsilon + jnp.finfo(perturbation.dtype).tiny))
+
+
+def _l2_direction(gradient):
+    # Gradients of a confident network can be so small that their squares vanish in float32.
+    scaled = gradient / jnp.maximum(jnp.abs(gradient).max(), jnp.finfo(gradient.dtype).tiny)
+    return scaled / jnp.maximum(length(scaled), jnp.finfo(gradient.dtype).tiny)
+
+
+def _l2_corner(key, shape, dtype, epsilon):
+    return _l2_direction(jax.random.normal(key, shape, dtype)) * epsilon
+
+
+def _l2_sample(key, shape, dtype, epsilon):
+    direction, radius = jax.random.split(key)
+    dimensions = 1
+    for size in shape:
+        dimensions *= size
+    return _l2_corner(direction, shape, dtype, epsilon) * jax.random.uniform(radius, (), dtype) ** (1 / dimensions)
+
+
+BALLS = {
+    "linf": Ball(_linf_project, _linf_sample, jnp.sign, _linf_corner),
+    "l2": Ball(_l2_project, _l2_sample, _l2_direction, _l2_corner),
+}
+
+
+def ball(norm: str) -> Ball:
+    """Return the ball of a norm.
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+
+    Returns:
+        Its functions.
+
+    Raises:
+        ValueError: if the norm is unknown.
+    """
+    if norm not in BALLS:
+        raise ValueError(f"norm must be one of {sorted(BALLS)}, got {norm!r}")
+    return BALLS[norm]
+
+
+def check_epsilon(norm: str, epsilon: Any) -> None:
+    """Check the size of a ball, where it can be looked at.
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: the size, in units of the [0, 1] range of images.
+
+    Raises:
+        ValueError: if it is negative, not finite, or can only be meant in 0–255 units.
+    """
+    ball(norm)
+    if isinstance(epsilon, jax.core.Tracer) or (not isinstance(epsilon, int | float) and jnp.ndim(epsilon) != 0):
+        return
+    if not isinstance(epsilon, int | float) and not hasattr(epsilon, "dtype"):
+        return
+    value = float(epsilon)
+    if not value >= 0 or value == float("inf"):
+        raise ValueError(f"epsilon must be a finite number of at least 0, got {value}")
+    if norm == "linf" and value > 1:
+        raise ValueError(f"epsilon must be at most 1 in the linf norm, got {value:g}: in 0–255 units? divide by 255")
+    if norm == "l2" and value > 1000:
+        raise ValueError(f"epsilon {value:g} exceeds any l2 distance of small images: in 0–255 units? divide by 255")
