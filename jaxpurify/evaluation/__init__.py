@@ -1,0 +1,7 @@
+"""Threat models, scoring, statistics, the run on disk and the report."""
+
+from jaxpurify.evaluation.evaluate import evaluate as evaluate
+from jaxpurify.evaluation.result import Evaluation as Evaluation
+from jaxpurify.evaluation.threat_models import NotEvaluatedError as NotEvaluatedError
+from jaxpurify.evaluation.threat_models import ThreatModel as ThreatModel
+from jaxpurify.evaluation.threat_models import builtin as builtin

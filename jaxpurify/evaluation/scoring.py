@@ -1,0 +1,184 @@
+"""How often the true defended models are right about images, on keys that no search has seen."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpurify import keys as _keys
+from jaxpurify.attacks.drivers import DRAWS
+from jaxpurify.attacks.result import Problem
+from jaxpurify.evaluation.run_folder import COLUMNS, Record
+from jaxpurify.models import Defended, attribute
+from jaxpurify.parallel import Placement
+
+NOT_FINITE = 2  # the status of an image about which the search, or here the defended model, said NaN or infinity
+
+
+class Batch:
+    """Some images of the data, filled up with copies to the size that is compiled.
+
+    Args:
+        number: which batch of the data it is.
+        rows: where its images stand in the data, shape ``(images,)``.
+        images: all images of the data.
+        labels: all labels.
+        key: the evaluation's key.
+        size: images in a full batch.
+        where: the devices.
+    """
+
+    def __init__(self, number: int, rows: np.ndarray, images: Any, labels: Any, key: Any, size: int, where: Placement):
+        filled = np.resize(rows, size)
+        self.number, self.rows, self.where = number, rows, where
+        self.clean, self.labels = images[rows], labels[rows]
+        self.problem = Problem(images[filled], labels[filled].astype(np.int32), None, _own_keys(key, filled))
+        self.found: dict[Any, Any] = {}  # what searches found that several purifiers share
+        self._drawn: dict[tuple[str, int], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def filled(self, images: np.ndarray) -> np.ndarray:
+        """Fill images up to the compiled size.
+
+        Args:
+            images: shape ``(images, height, width, channel)``.
+
+        Returns:
+            Shape ``(size, height, width, channel)``, with copies at the end.
+        """
+        return images[np.resize(np.arange(len(images)), len(self.problem.images))]
+
+    def keys(self, purpose: str, draw: int) -> jax.Array:
+        """Return the keys of one draw, the same for whatever is scored.
+
+        Args:
+            purpose: ``"score"`` or ``"select"``.
+            draw: its number.
+
+        Returns:
+            Typed keys of shape ``(size,)``, on the devices.
+        """
+        if (purpose, draw) not in self._drawn:
+            self._drawn[purpose, draw] = self.where.put(_draw_keys(self.problem.keys, purpose, np.uint32(draw)))
+        return self._drawn[purpose, draw]
+
+
+_own_keys = jax.jit(_keys.fold_each)
+_draw_keys = jax.jit(lambda keys, purpose, draw: _keys.stream(keys, purpose, draw=draw), static_argnums=1)
+
+
+class Scorer:
+    """Scores images on the true defended models.
+
+    Args:
+        classifier: images to logits.
+        purifiers: purifiers by name.
+        where: the devices.
+    """
+
+    def __init__(self, classifier: Any, purifiers: dict[str, Any], where: Placement):
+        self.targets = {name: Defended(classifier, purifier) for name, purifier in purifiers.items()}
+        self.where = where
+
+    def logits(self, name: str, batch: Batch, images: Any, purpose: str = "score", draws: int = DRAWS) -> np.ndarray:
+        """Return what a defended model says.
+
+        Args:
+            name: the purifier's name.
+            batch: whose keys are used.
+            images: shape ``(images, height, width, channel)``, those of the batch or made of them.
+            purpose: ``"score"`` for what is reported, ``"select"`` for choosing among attacks.
+            draws: number of draws of a random model.
+
+        Returns:
+            Logits of shape ``(draws, images, classes)``; one draw where nothing is random.
+        """
+        target = self.targets[name]
+        run = self.where.compile(_call, per_image=(False, True, True))
+        images = self.where.put(batch.filled(np.asarray(images)))
+        drawn = [batch.keys(purpose, draw) for draw in range(draws)] if target.random else [None]
+        said = [run(target, images, keys) for keys in drawn]
+        return np.stack([np.asarray(logits)[: len(batch)] for logits in said])
+
+    def predictions(self, name: str, batch: Batch, images: Any) -> np.ndarray:
+        """Return predicted classes in the first draw that is scored.
+
+        Args:
+            name: the purifier's name.
+            batch: whose keys are used.
+            images: shape ``(images, height, width, channel)``.
+
+        Returns:
+            Shape ``(images,)``; -1 where a logit is NaN or infinite.
+        """
+        return predictions(self.logits(name, batch, images, draws=1))[0]
+
+    def purified(self, name: str, batch: Batch, images: Any) -> np.ndarray:
+        """Return what a purifier makes of images, in the first draw that they are scored on.
+
+        Args:
+            name: its name.
+            batch: whose keys are used.
+            images: shape ``(images, height, width, channel)``.
+
+        Returns:
+            Purified images.
+        """
+        purifier = self.targets[name].purifier
+        run = self.where.compile(_call, per_image=(False, True, True))
+        keys = batch.keys("score", 0) if attribute(purifier, "random") else None
+        return np.asarray(run(purifier, self.where.put(batch.filled(np.asarray(images))), keys))[: len(images)]
+
+    def score(self, name: str, batch: Batch, images: Any) -> list[Record]:
+        """Return records of images with their scores, all else left open.
+
+        Args:
+            name: the purifier's name.
+            batch: the batch.
+            images: shape ``(images, height, width, channel)``.
+
+        Returns:
+            A row an image for a deterministic model; for a random one, such rows for each of three ways of scoring. An
+            image about which the model says NaN or infinity counts as wrong.
+        """
+        said = self.logits(name, batch, images)
+        predicted = predictions(said)
+        right = (predicted == batch.labels[None]).astype(np.float64)
+        if not self.targets[name].random:
+            found = self._rows(name, batch, "single", right[0], right[0], predicted[0].tolist())
+        else:
+            select = predictions(self.logits(name, batch, images, "select"))
+            selection = (select == batch.labels[None]).mean(axis=0)
+            share = right.mean(axis=0)
+            ways = {"mean": share, "worst": right.min(axis=0), "majority": (share > 0.5).astype(np.float64)}
+            blank = [""] * len(batch)
+            found = [
+                row for way, correct in ways.items() for row in self._rows(name, batch, way, correct, selection, blank)
+            ]
+        broken = np.any(predicted < 0, axis=0)
+        return [row | {"status": NOT_FINITE} if broken[i % len(batch)] else row for i, row in enumerate(found)]
+
+    def _rows(self, name, batch, scoring, correct, selection, prediction) -> list[Record]:
+        blank = dict.fromkeys(COLUMNS, float("nan")) | {"purifier": name, "scoring": scoring, "status": 0}
+        columns = zip(batch.rows, batch.labels, correct, selection, prediction, strict=True)
+        names = ("image", "label", "correct", "selection", "prediction")
+        return [blank | dict(zip(names, row, strict=True)) for row in columns]
+
+
+def predictions(logits: np.ndarray) -> np.ndarray:
+    """Return predicted classes.
+
+    Args:
+        logits: shape ``(draws, images, classes)``.
+
+    Returns:
+        Shape ``(draws, images)``; -1 where a logit is NaN or infinite.
+    """
+    return np.where(np.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1)
+
+
+def _call(target, images, keys):
+    return target(jnp.asarray(images), keys)

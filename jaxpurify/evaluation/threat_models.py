@@ -1,0 +1,204 @@
+"""Threat models: what the attacker knows, each measured alone and printed as measured."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpurify import gradients
+from jaxpurify import keys as _keys
+from jaxpurify.attacks import RandomNoise
+from jaxpurify.attacks.attack import Attack
+from jaxpurify.models import Defended, as_target, attribute
+
+
+class NotEvaluatedError(Exception):
+    """A threat model that does not apply to a purifier; the message is the reason that tables print."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreatModel:
+    """What an attacker knows, as the target that is handed to the attack.
+
+    Args:
+        name: what tables call it.
+        target: ``f(classifier, purifier)`` to the target that is attacked; the images found are then scored on the
+            true defended model. It may raise ``NotEvaluatedError`` with a reason.
+        attacks: attacks of its own, or attacks by name, or None for the evaluation's.
+        shared: whether the target is the same for every purifier, so that its images are computed once.
+
+    Raises:
+        TypeError: if the target is not callable, or one of the attacks is no attack.
+        ValueError: if the name is empty or ``"clean"``, which records keep for unattacked images.
+
+    Example:
+        >>> import jaxpurify as jp
+        >>> half = jp.ThreatModel("half", target=lambda classifier, purifier: jp.Defended(classifier, purifier))
+        >>> half.name
+        'half'
+    """
+
+    name: str
+    target: Any
+    attacks: Any = None
+    shared: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or self.name in ("", "clean"):
+            raise ValueError(f'a threat model needs a name of its own other than "clean", got {self.name!r}')
+        if not callable(self.target):
+            raise TypeError(
+                f"target of threat model {self.name!r} must be f(classifier, purifier), got {self.target!r}"
+            )
+        if self.attacks is not None:
+            name_attacks(self.attacks)
+
+    def attacks_for(self, attacks: dict[str, Attack]) -> dict[str, Attack]:
+        """Return the attacks by name, given the evaluation's.
+
+        Args:
+            attacks: the evaluation's attacks by name.
+
+        Returns:
+            Its own where it has any.
+        """
+        return attacks if self.attacks is None else name_attacks(self.attacks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Builtin(ThreatModel):
+    """A threat model that ``builtin`` knows by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Noise(Builtin):
+    draws: int = 10_000
+
+    def attacks_for(self, attacks):
+        balls = {(attack.norm, float(attack.epsilon)) for attack in attacks.values()}
+        return name_attacks([RandomNoise(norm=norm, epsilon=size, draws=self.draws) for norm, size in sorted(balls)])
+
+
+def noise(*, draws: int = 10_000) -> ThreatModel:
+    """Return the floor: random noise of the size of each attack.
+
+    Args:
+        draws: number of draws an image.
+
+    Returns:
+        The threat model ``noise``.
+    """
+    return _Noise(name="noise", target=Defended, draws=draws)
+
+
+def _bpda(classifier, purifier):
+    return Defended(classifier, gradients.straight_through(purifier))
+
+
+def _substitute(classifier, purifier):
+    if not gradients.has_surrogate(purifier):
+        raise NotEvaluatedError("no stage declares a surrogate")
+    return Defended(classifier, gradients.substitute(purifier))
+
+
+def _full(classifier, purifier):
+    return Defended(classifier, purifier)
+
+
+LADDER = ("noise", "blind", "bpda", "substitute", "full")
+
+
+def builtin(name: str, *, noise_draws: int = 10_000) -> ThreatModel:
+    """Return a threat model by name.
+
+    Args:
+        name: ``"noise"``, ``"blind"`` (knows the classifier only), ``"bpda"`` (identity backward through the purifier),
+            ``"substitute"`` (surrogates where a stage declares one) or ``"full"`` (the exact gradient).
+        noise_draws: draws of the noise.
+
+    Returns:
+        The threat model.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    known = {
+        "noise": noise(draws=noise_draws),
+        "blind": Builtin("blind", target=lambda classifier, purifier: classifier, shared=True),
+        "bpda": Builtin("bpda", target=_bpda),
+        "substitute": Builtin("substitute", target=_substitute),
+        "full": Builtin("full", target=_full),
+    }
+    if name not in known:
+        raise ValueError(f"unknown threat model {name!r}, expected one of {', '.join(known)}, or a ThreatModel")
+    return known[name]
+
+
+def name_attacks(attacks: Any) -> dict[str, Attack]:
+    """Give attacks the names that tables and records use.
+
+    Args:
+        attacks: an attack, a sequence of attacks, or a mapping of names to attacks.
+
+    Returns:
+        Attacks by name, such as ``PGD-40``; a second one of the same name is ``PGD-40 (2)``.
+
+    Raises:
+        TypeError: if one is no attack, or a name no string.
+        ValueError: if there is none.
+    """
+    if isinstance(attacks, Mapping):
+        named = dict(attacks)
+    elif isinstance(attacks, Attack) or not isinstance(attacks, Iterable):
+        named = _named([attacks])
+    else:
+        named = _named(list(attacks))
+    if not named:
+        raise ValueError("attacks must hold at least one attack, such as jaxpurify.attacks.PGD()")
+    for name, attack in named.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of an attack must be a string, got {name!r}")
+        if not isinstance(attack, Attack):
+            got = f"the class {attack.__name__}" if isinstance(attack, type) else type(attack).__name__
+            raise TypeError(f"attack {name!r} must be an attack such as jaxpurify.attacks.PGD(), got {got}")
+    return named
+
+
+def _named(attacks: Sequence[Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for attack in attacks:
+        count = getattr(attack, "steps", getattr(attack, "draws", None))
+        base = type(attack).__name__ + (f"-{count}" if count not in (None, 1) else "")
+        base += "" if getattr(attack, "norm", "linf") == "linf" else f" {attack.norm}"
+        name, number = base, 2
+        while name in named:
+            name, number = f"{base} ({number})", number + 1
+        named[name] = attack
+    return named
+
+
+def exact_gradient_is_zero(purifier: Any, images: Any, key: Any) -> bool:
+    """Say whether a purifier's exact gradient is zero on all of some images: an attack through it would see nothing.
+
+    Args:
+        purifier: images to images.
+        images: a few images, shape ``(batch, height, width, channel)``.
+        key: a typed key, for a random purifier.
+
+    Returns:
+        True where every entry is zero or not finite.
+    """
+    purifier = as_target(purifier)
+    keys = _keys.per_image(key, images.shape[0]) if attribute(purifier, "random") else None
+    outputs = jax.eval_shape(lambda p, x: p(x, keys), purifier, images)
+    cotangent = np.random.default_rng(0).choice([-1.0, 1.0], outputs.shape).astype(outputs.dtype)
+    gradient = np.asarray(_pull(purifier, jnp.asarray(images), keys, cotangent))
+    return not np.any(np.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))
+
+
+@jax.jit
+def _pull(purifier, images, keys, cotangent):
+    return jax.vjp(lambda x: purifier(x, keys), images)[1](cotangent)[0]
