@@ -1,0 +1,124 @@
+"""The ``jaxpurify`` command: thin, no science in it."""
+
+import importlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# What the overview says of each; the function has the name of its module and, but for `list`, of the command.
+COMMANDS = {
+    "evaluate": "attack a classifier behind purifiers, and report what is left standing",
+    "purify": "purify an image file, or a folder of images",
+    "attack": "write attacked images, to show to other models",
+    "convert": "turn a PyTorch checkpoint into weights that jaxpurify loads",
+    "report": "draw the report of an evaluation again from its folder",
+    "list": "show the purifiers, attacks, threat models, classifiers and data known by name",
+}
+OVERVIEW = """\
+usage: jaxpurify COMMAND [OPTIONS]
+
+Purify images against adversarial attacks, and find out honestly how well that works.
+
+{commands}
+
+Start with
+  jaxpurify evaluate                  the whole story in about a minute, on photographs that come with it
+  jaxpurify COMMAND --help            the options of a command
+  jaxpurify --version
+"""
+RESUMABLE = ("evaluate", "purify")
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Bad input ends in one sentence on standard error, without a traceback unless ``JAXPURIFY_TRACEBACK=1`` is set.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 on bad input, 130 on an interruption.
+    """
+    command, *options = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        return _run(command, options)
+    except SystemExit as stop:  # raised while options are read: 0 after --help, 2 after a message
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        what = "the same command goes on where this one stopped" if command in RESUMABLE else "nothing was written"
+        _say(f"interrupted: {what}")
+        return INTERRUPTED
+    except BrokenPipeError:  # as in `jaxpurify list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("JAXPURIFY_TRACEBACK") == "1":
+            raise
+        _say(_sentence(error))
+        return BAD_INPUT
+
+
+def _run(command: str, options: list[str]) -> int:
+    if command in ("-h", "--help"):
+        lines = (f"  {name:<10}{summary}" for name, summary in COMMANDS.items())
+        print(OVERVIEW.format(commands="\n".join(lines)), end="")
+        return 0
+    if command == "--version":
+        from jaxpurify import __version__
+
+        print(f"jaxpurify {__version__}")
+        return 0
+    if command not in COMMANDS:
+        raise ValueError(f"unknown command {command!r}, expected one of: {', '.join(COMMANDS)}")
+    name = "catalogue" if command == "list" else command  # a submodule named list would hide the builtin
+    function = getattr(importlib.import_module(f"jaxpurify.cli.{name}"), name)
+    return _parsed(function, command, options)
+
+
+def _parsed(function: Callable[..., int], command: str, options: list[str]) -> int:
+    """Call a function with the options that were typed, as its annotations and docstring describe them."""
+    import tyro
+
+    if {"-h", "--help"} & set(options):
+        print(_about(function), end="\n\n")  # before the usage: tyro would join and not wrap the lines of a description
+    return tyro.cli(
+        function,
+        prog=f"jaxpurify {command}",
+        description="",
+        args=options,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _about(function: Callable) -> str:
+    """Return what a docstring says before its sections, wrapped to the terminal; what is indented stays as it is."""
+    import inspect
+    import textwrap
+
+    width = min(shutil.get_terminal_size().columns, 100)
+    text = re.split(r"\n\n(?:Args|Returns):", inspect.cleandoc(function.__doc__ or ""))[0]
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
+
+
+def _say(sentence: str) -> None:
+    print(f"jaxpurify: {sentence}", file=sys.stderr)
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error as one line; one that was not foreseen says how to see where it came from."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+    words = " ".join(str(error).split()) or type(error).__name__
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    package = Path(__file__).parent.parent
+    if frame is None or Path(frame.tb_frame.f_code.co_filename).is_relative_to(package):
+        return words
+    return f"{words} (unforeseen: JAXPURIFY_TRACEBACK=1 shows where)"

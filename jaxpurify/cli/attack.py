@@ -1,0 +1,150 @@
+"""``jaxpurify attack``: write images attacked with the full budget, fit to be shown to any model."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from tyro import conf
+
+from jaxpurify.cli.options import Input, Machine, Specification, joined
+from jaxpurify.progress import Progress
+
+
+@joined
+def attack(
+    target: Annotated[conf.Positional[str], conf.arg(metavar="TARGET")],
+    *,
+    input: conf.OmitArgPrefixes[Input],
+    attack: Specification = "pgd:steps=40,epsilon=8/255",
+    purifier: Specification = "none",
+    gradient: Literal["exact", "bpda", "substitute"] = "exact",
+    seed: int = 0,
+    machine: conf.OmitArgPrefixes[Machine],
+) -> int:
+    """Attack images and write them, each with the attack's full budget: they may be shown to any other model.
+
+        jaxpurify attack adversarial.npz --limit 64
+        jaxpurify attack adversarial/ --purifier bit-depth:bits=3 --gradient bpda
+
+    Args:
+        target: A file that ends in .npz (exact), or a new folder of PNG images with a labels.csv (rounded to 8 bits,
+            and what that undoes is printed). `jaxpurify evaluate --data` reads both.
+        input: Which images, and which classifier sees them.
+        attack: The attack, such as pgd:steps=100,epsilon=4/255.
+        purifier: The purifier that stands before the classifier and is attacked with it.
+        gradient: How the attack goes backward through the purifier: exact, bpda (takes it for the identity) or
+            substitute (puts its surrogate in its place).
+        seed: Number from which all randomness follows.
+        machine: How it is computed.
+
+    Returns:
+        The exit code.
+    """
+    devices, path = machine.start(), Path(target)
+    if path.exists():
+        raise ValueError(f"{path} is there already: choose another name")
+    import jax
+
+    from jaxpurify import attacks, gradients, purifiers
+    from jaxpurify.evaluation.threat_models import exact_gradient_is_zero
+    from jaxpurify.models import Defended
+    from jaxpurify.parallel import placement
+
+    search, stage = attacks.make(attack), purifiers.make(purifier)
+    wrap = {"exact": lambda p: p, "bpda": gradients.straight_through, "substitute": gradients.substitute}[gradient]
+    attacked = wrap(stage)
+    data, classifier = input.load()
+    _check_writable(path)
+    images, labels, count = data.images, data.labels, len(data)
+    if exact_gradient_is_zero(attacked, images[:4], jax.random.key(seed)):
+        raise ValueError(
+            f"the {gradient} gradient of {purifier} is zero, so the attack would see nothing: try --gradient bpda"
+        )
+    where = placement(devices)
+    batch = min(machine.batch_size, -(-count // where.count))
+    calls = -(-count // (batch * where.count)) * search.restarts * search.evaluations
+    with Progress("attacking", calls, enabled=machine.progress) as bar:
+        found = attacks.run(
+            search,
+            Defended(classifier, attacked),
+            images,
+            labels,
+            jax.random.key(seed),
+            batch_size=batch,
+            devices=devices,
+            progress=bar.advance,
+        )
+    score = _Score(search, Defended(classifier, stage), images, labels, jax.random.key(seed), where, batch)
+    behind = f" behind {purifier}" if purifier != "none" else ""
+    print(f"share of {count} images of {data.name} that {classifier.name}{behind} classifies correctly:")
+    print(f"  clean               {score(images):.1%}")
+    print(f"  attacked            {score(found.images):.1%}")
+    if path.suffix == ".npz":
+        _write_npz(path, found, data)
+    else:
+        rounded = np.rint(found.images * 255).astype(np.uint8)
+        print(f"  rounded to 8 bits   {score(rounded.astype(np.float32) / np.float32(255)):.1%}")
+        _write_folder(path, rounded, data)
+    print(f"wrote {path}")
+    return 0
+
+
+class _Score:
+    """Share of images that a model classifies correctly; a random one on draws that the attack has not seen."""
+
+    def __init__(self, search: Any, model: Any, images: Any, labels: Any, key: Any, where: Any, batch: int):
+        self.search, self.model, self.where, self.size = search, model, where, batch * where.count
+        self.problem = search.prepare(model, images, labels, key, None)
+
+    def __call__(self, images: Any) -> float:
+        import jax
+
+        from jaxpurify.attacks.drivers import fooling_draws
+
+        count, fooled = len(images), []
+        for first in range(0, count, self.size):
+            rows = np.resize(np.arange(first, min(first + self.size, count)), self.size)
+            part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], self.problem)
+            draws = fooling_draws(self.search, self.model, part, images[rows], where=self.where)
+            fooled.append(draws[:, : min(self.size, count - first)].mean(axis=0))
+        return float(1 - np.concatenate(fooled).mean())
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse, before anything is computed, a path that cannot be written."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        reason = "is not writable" if parent.is_dir() else "is a file, not a folder"
+        raise ValueError(f"{path} cannot be written: {parent} {reason}")
+
+
+def _write_npz(path: Path, found: Any, data: Any) -> None:
+    from jaxpurify.evaluation.run_folder import write_whole
+
+    arrays = {"images": found.images, "labels": data.labels, "class_names": np.array(data.class_names)}
+    arrays |= {"clean": data.images, "success": found.success}
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _write_folder(path: Path, images: np.ndarray, data: Any) -> None:
+    """Write a folder of images, whole or not at all."""
+    from jaxpurify import images as _images
+
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with open(partial / "labels.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "label", "class"])
+            for number, (image, label) in enumerate(zip(images, data.labels, strict=True)):
+                name = f"{number:05d}.png"
+                # The number, since the names of a few images need not be those of all classes.
+                writer.writerow([name, int(label), data.class_names[label]])
+                _images.write(partial / name, image)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,166 @@
+"""Purify images as they come: any size, one or many, 8-bit or floating point; the front door of every purifier."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpurify import images as _images
+from jaxpurify import keys as _keys
+from jaxpurify.models import as_target, attribute
+
+COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels, and how many of them are colour: the last of two or four is opacity
+PIXELS = 2**22  # in one program at most, so that a folder of large photographs fits the memory
+
+
+def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: int = 64) -> Any:
+    """Purify images of any size and kind, and return them as they came.
+
+    Images of equal size go through one compiled program together, in a list too. Opacity, the last of two or four
+    channels, is kept as it is: only colour is purified.
+
+    Args:
+        purifier: images to images; a plain function of a batch too.
+        images: one image ``(height, width)`` or ``(height, width, channel)``, a batch
+            ``(batch, height, width, channel)``, or a list of images of any sizes; ``uint8``, or floating point in
+            [0, 1]; 1, 2, 3 or 4 channels.
+        key: for a random purifier, one typed key (image i gets it with i folded in) or one an image.
+        batch_size: images in one program at most, fewer where they are large. A purifier that couples the images of
+            a batch gets all images of a size at once.
+
+    Returns:
+        What was given: a list for a list, NumPy for NumPy and JAX for JAX, of the same dtype (``uint8`` is rounded to
+        the nearest level). Height and width are those that the purifier returns.
+
+    Raises:
+        TypeError: on a dtype that is neither ``uint8`` nor floating point, a raw key, or what is no array.
+        ValueError: on NaN, values outside [0, 1], an unexpected shape, no image, or a random purifier without key.
+
+    Source: our choice.
+
+    Example:
+        >>> import numpy as np, jaxpurify as jp
+        >>> photo = np.full((30, 40, 3), 128, np.uint8)
+        >>> clean = jp.purify(jp.purifiers.GaussianSmoothing(sigma=1.0), photo)
+        >>> clean.shape, clean.dtype.name
+        ((30, 40, 3), 'uint8')
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size}")
+    purifier, several = as_target(purifier), isinstance(images, list | tuple)
+    given = list(images) if several else [images]
+    if not given:
+        raise ValueError("images must hold at least one image, got an empty list")
+    batches = [_as_batch(each, f"images[{i}]" if several else "images", alone=several) for i, each in enumerate(given)]
+    flat = [image for batch in batches for image in batch]
+    done = _purify_each(purifier, flat, _keys_of(purifier, key, len(flat)), batch_size)
+    if several:
+        return [_as_given(image, each) for image, each in zip(done, given, strict=True)]
+    return _as_given(np.stack(done) if np.ndim(images) == 4 else done[0], images)
+
+
+def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
+    """Check what was given and return it with all four axes, in its own dtype."""
+    expected = f"{name} must be uint8, or floating point with values in [0, 1]"
+    if isinstance(image, jax.core.Tracer):
+        raise TypeError(f"{name} is being traced: inside jit, vmap or grad call the purifier itself on float32 images")
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or dtype is None:
+        raise TypeError(f"{expected}, got {type(image).__name__}: pass an array, or a list of arrays")
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    if not floating and dtype != np.uint8:
+        raise TypeError(f"{expected}, got {dtype}: 8-bit levels? convert with images.astype('uint8')")
+    expected = f"{name} must have shape (height, width) or (height, width, channel) with 1 to 4 channels"
+    expected += "" if alone else ", or one more axis in front for a batch"
+    if len(shape) not in ((2, 3) if alone else (2, 3, 4)):
+        raise ValueError(f"{expected}, got {shape}")
+    if 0 in shape:
+        raise ValueError(f"{expected}, got {shape}, which holds no pixels")
+    if len(shape) > 2 and shape[-1] not in COLOURS:
+        first = len(shape) - 3
+        axes = (0, 2, 3, 1)[: len(shape)] if first else (1, 2, 0)
+        hint = f"channels first? use images.transpose{axes}"
+        raise ValueError(
+            f"{expected}, got {shape}: {hint if shape[first] in COLOURS else 'grey? add images[..., None]'}"
+        )
+    values = np.asarray(image)
+    if floating:
+        _images.check_values(values.astype(np.float32), name=name)
+    values = values[..., None] if values.ndim == 2 else values
+    return values if values.ndim == 4 else values[None]
+
+
+def _keys_of(purifier: Any, key: Any, count: int) -> Any:
+    """Return one key an image, or None where nothing is random."""
+    random = attribute(purifier, "random")
+    if key is None and random:
+        raise ValueError(f"{_name(purifier)} is random, expected a key: pass key=jax.random.key(0)")
+    keys = None if key is None else _keys.per_image(key, count)
+    return keys if random else None
+
+
+def _purify_each(purifier: Any, flat: list[np.ndarray], keys: Any, batch_size: int) -> list[np.ndarray]:
+    """Purify single images ``(height, width, channel)`` of any sizes, those of equal size together."""
+    groups: dict[Any, list[int]] = {}
+    for number, image in enumerate(flat):
+        groups.setdefault((image.shape, image.dtype.name), []).append(number)
+    done: list[Any] = [None] * len(flat)
+    for (shape, _), rows in groups.items():
+        most = max(1, min(batch_size, PIXELS // (shape[0] * shape[1])))
+        size = len(rows) if attribute(purifier, "couples_images") else bucket(len(rows), most)
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            filled = np.resize(part, size)
+            batch, own = np.stack([flat[i] for i in filled]), None if keys is None else keys[filled]
+            for row, image in zip(part, _purify_batch(purifier, batch, own), strict=False):
+                done[row] = image
+    return done
+
+
+def bucket(count: int, most: int) -> int:
+    """Return the size to which a batch is filled up, so that few sizes are compiled.
+
+    Args:
+        count: images at hand.
+        most: images in one program at most.
+
+    Returns:
+        The next number among 1, 2, 3, 4, 6, 8, 12, 16, 24, …, at most ``most``.
+    """
+    power = 1 << max(count - 1, 0).bit_length()
+    return min(most, 3 * power // 4 if 4 * count <= 3 * power and power >= 4 else power)
+
+
+def _purify_batch(purifier: Any, batch: np.ndarray, keys: Any) -> np.ndarray:
+    """Purify the colour of images of one size and bring opacity to the new size; the same dtype comes back."""
+    eight_bit = batch.dtype == np.uint8
+    wide = batch.dtype == np.float64 and jnp.result_type(float) == np.float64
+    values = batch.astype(np.float64 if wide else np.float32)
+    values = np.divide(values, 255, dtype=values.dtype) if eight_bit else values
+    colours = COLOURS[batch.shape[-1]]
+    purified = np.asarray(_call(purifier, jnp.asarray(values[..., :colours]), keys))
+    if not np.isfinite(purified).all():
+        raise ValueError(f"{_name(purifier)} returned NaN or infinity for finite images: check its parameters")
+    if colours < batch.shape[-1]:
+        opacity = values[..., colours:]
+        if purified.shape[1:3] != opacity.shape[1:3]:
+            height, width = purified.shape[1:3]
+            opacity = np.asarray(_images.resize(jnp.asarray(opacity), height=height, width=width, method="bilinear"))
+        purified = np.concatenate([purified, opacity], axis=-1)
+    if eight_bit:
+        return np.rint(np.clip(purified, 0, 1) * 255).astype(np.uint8)
+    return purified.astype(batch.dtype)
+
+
+# The purifier is an argument: other parameters do not compile anew.
+_call = jax.jit(lambda purifier, images, keys: purifier(images, keys))
+
+
+def _as_given(purified: np.ndarray, given: Any) -> Any:
+    purified = purified[..., 0] if np.ndim(given) == 2 else purified
+    return jnp.asarray(purified) if isinstance(given, jax.Array) else purified
+
+
+def _name(purifier: Any) -> str:
+    return getattr(purifier, "name", type(purifier).__name__)

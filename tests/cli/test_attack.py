@@ -1,0 +1,81 @@
+"""``jaxpurify attack``."""
+
+import csv
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpurify import attacks, datasets, networks
+from jaxpurify.models import Defended
+from jaxpurify.purifiers import BitDepth
+
+TINY = ("--limit", 4, "--attack", "pgd:steps=2,epsilon=8/255", "--batch-size", 2)
+
+
+def shares(out):
+    return {name: float(share) / 100 for name, share in re.findall(r"^  (\w+)[\w ]* +([\d.]+)%$", out, re.MULTILINE)}
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return networks.load_classifier("photos-cnn")
+
+
+def test_an_npz_holds_the_images_of_the_full_budget(cli, tmp_path, classifier):
+    code, out, err = cli("attack", "new/adversarial.npz", *TINY, "--seed", 3)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "wrote new/adversarial.npz"
+    clean, attack = datasets.load("photos", limit=4), attacks.PGD(steps=2, epsilon=8 / 255)
+    expected = attacks.run(
+        attack, classifier, clean.images, clean.labels, jax.random.key(3), batch_size=2, devices="all"
+    )
+    written = datasets.load(tmp_path / "new/adversarial.npz")
+    np.testing.assert_array_equal(written.images, expected.images)
+    np.testing.assert_array_equal(written.labels, clean.labels)
+    assert written.class_names == clean.class_names
+    with np.load(tmp_path / "new/adversarial.npz") as arrays:
+        np.testing.assert_array_equal(arrays["clean"], clean.images)
+        np.testing.assert_array_equal(arrays["success"], expected.success)
+    assert shares(out) == {
+        "clean": (np.argmax(classifier(jnp.asarray(clean.images)), axis=1) == clean.labels).mean(),
+        "attacked": 1 - np.asarray(expected.success).mean(),
+    }
+
+
+def test_a_folder_holds_rounded_images_that_are_scored_again(cli, tmp_path, classifier):
+    defence = BitDepth(bits=3)
+    code, out, err = cli("attack", "images", *TINY, "--purifier", "bit-depth:bits=3", "--gradient", "bpda")
+    assert (code, err) == (0, "")
+    written, clean = datasets.load(tmp_path / "images"), datasets.load("photos", limit=4)
+    assert np.abs(written.images - clean.images).max() <= 8 / 255 + 1e-6
+    np.testing.assert_array_equal(written.labels, clean.labels)
+    right = np.argmax(Defended(classifier, defence)(jnp.asarray(written.images)), axis=1) == clean.labels
+    assert shares(out)["rounded"] == right.mean()
+    with open(tmp_path / "images/labels.csv", newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == [clean.class_names[label] for label in clean.labels]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_an_attack_that_would_see_nothing_is_refused(refused):
+    assert "try --gradient bpda" in refused("attack", "a.npz", *TINY, "--purifier", "bit-depth")
+
+
+def test_bad_targets_are_refused(refused, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    assert "is there already" in refused("attack", "file", *TINY)
+    assert "is there already" in refused("attack", "folder", *TINY)
+    assert "cannot be written" in refused("attack", "file/a.npz", *TINY)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_bad_options_are_refused(refused):
+    assert "declares no surrogate" in refused(
+        "attack", "a.npz", *TINY, "--purifier", "gaussian-smoothing", "--gradient", "substitute"
+    )
+    assert "unknown attack" in refused("attack", "a.npz", "--attack", "cw")
+    assert "255" in refused("attack", "a.npz", "--attack", "pgd:epsilon=8")
+    assert "unknown purifier" in refused("attack", "a.npz", "--purifier", "gs")
