@@ -116,7 +116,8 @@ def verdict(
     """Say which images fall, ending early: images already fooled leave and the rest is compacted.
 
     For a random target nothing ends early, because a lucky draw is no success: the full budget is spent and an image
-    counts as fooled if most of 20 fresh draws are.
+    counts as fooled if most of 20 fresh draws are. Nor does anything end early where the target couples the images of
+    a batch, or where the attack searches through a transformation of them: there the image found is judged.
 
     Args:
         attack: the attack.
@@ -193,8 +194,9 @@ def _full_budget_verdict(attack, target, problem, batch_size, where, progress):
     fooled, status = np.zeros(count, bool), np.zeros(count, np.int32)
     for rows, part in _batches(problem, batch_size * where.count):
         best, _ = attack.search(target, part, where=where, progress=progress)
-        success = fooling_draws(attack, target, part, best.images, where=where)
-        fooled[rows] = (success.mean(axis=0) > 0.5)[: len(rows)]
+        for judged in (best.images, part.images):  # wrong on the clean image is not robust either
+            success = fooling_draws(attack, target, part, judged, where=where)
+            fooled[rows] |= (success.mean(axis=0) > 0.5)[: len(rows)]
         status[rows] = np.where(np.asarray(best.finite)[: len(rows)], 0, 2)
     spent = np.full(count, attack.restarts * attack.evaluations, np.int32)
     forwards, backwards = (spent * passes for passes in attack.cost)
