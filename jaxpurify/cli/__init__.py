@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     command, *options = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        return _run(command, options)
+        code = _run(command, options)
+        sys.stdout.flush()
+        return code
     except SystemExit as stop:  # raised while options are read: 0 after --help, 2 after a message
         return int(stop.code or 0)
     except KeyboardInterrupt:

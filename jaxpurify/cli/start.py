@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-QUIET_LOGGERS = ("absl", "jax._src.xla_bridge", "jax._src.compiler", "jax._src.compilation_cache")
+QUIET_LOGGERS = ("absl", "urllib3", "jax._src.xla_bridge", "jax._src.compiler", "jax._src.compilation_cache")
 CACHED_BYTES = 2**30
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.plan import Cell, Plan
 from jaxpurify.evaluation.result import Evaluation
-from jaxpurify.evaluation.run_folder import Record, RunFolder
-from jaxpurify.evaluation.scoring import NOT_FINITE, Batch
+from jaxpurify.evaluation.run_folder import NOT_FINITE, Record, RunFolder
+from jaxpurify.evaluation.scoring import Batch
 from jaxpurify.evaluation.threat_models import LADDER, ThreatModel
 from jaxpurify.metrics.norms import check_perturbations
 from jaxpurify.progress import Progress

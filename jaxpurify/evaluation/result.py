@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,11 +11,9 @@ import numpy as np
 
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.run_folder import Record
-from jaxpurify.evaluation.threat_models import LADDER
 from jaxpurify.metrics.accuracy import Interval, attack_success_rate, destruction_rate, robust_accuracy, wilson
 
 PRIMARY = ("single", "mean")
-NOT_FINITE = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -260,37 +257,9 @@ class Evaluation:
     @functools.cached_property
     def flags(self) -> list[str]:
         """Sentences that a reader of the table must see."""
-        found = []
-        if self.config.get("demonstration"):
-            found.append("demonstration, not evidence: the data set is a handful of photographs")
-        if self.images < (asked := self.config["data"]["images"]):
-            found.append(f"not finished: {self.images} of {asked} images; start the same evaluation again to finish it")
-        zero = self.config.get("zero_gradient", [])
-        for name in zero:
-            how = "full uses its surrogate" if (name, "full") not in self.reasons else "full is not evaluated"
-            found.append(f"{name}: its exact gradient is zero; {how}")
-        for name in self.config.get("couples_images", []):
-            found.append(
-                f"{name}: the images of a batch influence one another, so that figures depend on the batch size"
-            )
-        for (name, threat), reason in self.reasons.items():
-            if not (threat == "full" and name in zero) and threat != "substitute":
-                found.append(f"{name}: {threat} is not evaluated: {reason}")
-        for name in self.purifiers:
-            rungs = [(threat, self.worst(name, [threat])) for threat in LADDER if threat in self.threat_models]
-            means = [(threat, shares.mean()) for threat, shares in rungs if shares is not None]
-            for (left, weaker), (right, stronger) in itertools.pairwise(means):
-                if stronger > weaker + 1e-9:
-                    found.append(
-                        f"{name}: {right} ({stronger:.1%}) leaves more standing than {left} ({weaker:.1%}), "
-                        "although it knows more: that attack is too weak here"
-                    )
-        broken = {(r["purifier"], r["threat_model"], r["attack"]) for r in self.records if r["status"] == NOT_FINITE}
-        for name, threat, attack in sorted(broken):
-            found.append(
-                f"{name}: {threat} with {attack} met outputs that are not finite; images with such count as wrong"
-            )
-        return found
+        from jaxpurify.evaluation.flags import flags
+
+        return flags(self)
 
     def summary(self) -> dict[str, Any]:
         """Return all figures as JSON can hold them.

@@ -33,6 +33,7 @@ COLUMNS = (
     "status",
 )
 Record = dict[str, Any]
+NOT_FINITE = 2  # the status of an image about which the search, or the defended model, met NaN or infinity
 
 
 def write_whole(path: Path, write: Callable[[Any], None]) -> None:

@@ -9,11 +9,9 @@ import numpy as np
 from jaxpurify import keys as _keys
 from jaxpurify.attacks.drivers import DRAWS
 from jaxpurify.attacks.result import Problem
-from jaxpurify.evaluation.run_folder import COLUMNS, Record
+from jaxpurify.evaluation.run_folder import COLUMNS, NOT_FINITE, Record
 from jaxpurify.models import Defended, attribute
 from jaxpurify.parallel import Placement
-
-NOT_FINITE = 2  # the status of an image about which the search, or here the defended model, said NaN or infinity
 
 
 class Batch:

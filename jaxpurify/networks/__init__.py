@@ -2,6 +2,7 @@
 
 from jaxpurify.networks.conversion import Conversion, convert
 from jaxpurify.networks.convolution import Conv, convolve
+from jaxpurify.networks.photos_cnn import PhotosCNN
 from jaxpurify.networks.registry import load_classifier, load_module, names
 from jaxpurify.networks.resnet import CifarResNet, CifarResNet4b
 
@@ -10,6 +11,7 @@ __all__ = [
     "CifarResNet4b",
     "Conv",
     "Conversion",
+    "PhotosCNN",
     "convert",
     "convolve",
     "load_classifier",
