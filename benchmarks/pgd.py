@@ -165,7 +165,7 @@ def measure(at, repeats):
     return Measured(seconds, results, first, programs)
 
 
-def rows(at, repeats, *, faster, bare=None, sharded=None):
+def rows(at, repeats, *, faster=None, bare=None, sharded=None):
     """Yield the figures of one setting, with their targets where there are any."""
     measured = measure(at, repeats)
     seconds, results, count = measured.seconds, measured.results, len(at.images)
@@ -206,15 +206,16 @@ def main():
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
     torch.set_num_threads(os.cpu_count())
     torch.manual_seed(0)
-    if not os.environ.get("JAXPURIFY_REAL_DATA"):
-        print("JAXPURIFY_REAL_DATA is not set: random weights and images, so no target but those of speed means much")
+    real = bool(os.environ.get("JAXPURIFY_REAL_DATA"))
+    if not real:
+        print("JAXPURIFY_REAL_DATA is not set: random weights and images, so verdicts have no target and mean little")
     print(f"devices: {jax.devices()}")
     print("\nResNet-20, 128 images, 8/255")
     at = setting("cifar-resnet20", "resnet20.th", torch_networks.CifarResNet(20), 128, 8 / 255)
-    table(rows(at, 7, faster=7, bare=1.10, sharded=0.9))
+    table(rows(at, 7, faster=7 if real else None, bare=1.10, sharded=0.9))
     print("\nThe robust network of four blocks, 256 images, 2/255")
     at = setting("cifar-resnet4b", "robust_resnet4b.pth", torch_networks.CifarResNet4b(), 256, 2 / 255)
-    table(rows(at, 7, faster=1))
+    table(rows(at, 7, faster=1 if real else None))
 
 
 if __name__ == "__main__":

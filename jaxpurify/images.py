@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxpurify.files import write_whole
+
 TOLERANCE = 1e-6
 CHANNELS = (1, 2, 3, 4)
 
@@ -243,14 +245,10 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
     kinds = Image.registered_extensions()
     if kinds.get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{path} has no ending of an image format, expected one such as .png")
-    partial = path.with_name(f".{path.name}.partial")
+    picture = Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
     try:
-        picture = Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
-        picture.save(partial, format=kinds[path.suffix.lower()])
-        os.replace(partial, path)
+        write_whole(path, lambda file: picture.save(file, format=kinds[path.suffix.lower()]))
     except OSError as error:
         if "cannot write mode" not in str(error):
             raise
-        raise ValueError(f"{path} cannot hold {values.shape[-1]} channels ({error}): write a .png instead") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot hold {values.shape[-1]} channels: write a .png instead") from None

@@ -248,7 +248,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     from PIL import Image
 
     def stop_half_way(self, path, **options):
-        path.write_bytes(b"half")
+        path.write(b"half")
         raise OSError("disk full")
 
     ji.write(tmp_path / "image.png", np.zeros((2, 2, 3), np.uint8))

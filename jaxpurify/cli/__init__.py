@@ -49,8 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(command, options)
         sys.stdout.flush()
         return code
-    except SystemExit as stop:  # raised while options are read: 0 after --help, 2 after a message
-        return int(stop.code or 0)
     except KeyboardInterrupt:
         what = "the same command goes on where this one stopped" if command in RESUMABLE else "nothing was written"
         _say(f"interrupted: {what}")
@@ -88,13 +86,16 @@ def _parsed(function: Callable[..., int], command: str, options: list[str]) -> i
 
     if {"-h", "--help"} & set(options):
         print(_about(function), end="\n\n")  # before the usage: tyro would join and not wrap the lines of a description
-    return tyro.cli(
-        function,
-        prog=f"jaxpurify {command}",
-        description="",
-        args=options,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    try:
+        return tyro.cli(
+            function,
+            prog=f"jaxpurify {command}",
+            description="",
+            args=options,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except SystemExit as stop:  # 0 after --help, 2 after what is wrong with an option was said
+        return int(stop.code or 0)
 
 
 def _about(function: Callable) -> str:

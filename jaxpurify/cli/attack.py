@@ -59,7 +59,8 @@ def attack(
     data, classifier = input.load()
     _check_writable(path)
     images, labels, count = data.images, data.labels, len(data)
-    if exact_gradient_is_zero(attacked, images[:4], jax.random.key(seed)):
+    _, backwards = search.cost
+    if backwards and exact_gradient_is_zero(attacked, images[:4], jax.random.key(seed)):
         raise ValueError(
             f"the {gradient} gradient of {purifier} is zero, so the attack would see nothing: try --gradient bpda"
         )
@@ -82,7 +83,7 @@ def attack(
     print(f"share of {count} images of {data.name} that {classifier.name}{behind} classifies correctly:")
     print(f"  clean               {score(images):.1%}")
     print(f"  attacked            {score(found.images):.1%}")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         _write_npz(path, found, data)
     else:
         rounded = np.rint(found.images * 255).astype(np.uint8)

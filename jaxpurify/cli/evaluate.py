@@ -85,8 +85,8 @@ def evaluate(
         progress=machine.progress,
     )
     print(found.table(width=shutil.get_terminal_size((120, 24)).columns))
-    what = "taken up where it was left" if begun else "in all"
-    print(f"The report, after {time.perf_counter() - start:.0f} s, {what}: {folder / 'report.html'}")
+    how = ", taken up where it was left," if begun else ""
+    print(f"The report{how} after {time.perf_counter() - start:.0f} s: {folder / 'report.html'}")
     return 0
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -73,7 +74,11 @@ class Input:
             name = ITS_CLASSIFIER
         classifier = networks.load_classifier(name, weights=self.weights)
         options = {} if self.size is None else {"size": self.size}
-        return datasets.load(self.data, split=self.split, limit=self.limit, **options), classifier
+        data = datasets.load(self.data, split=self.split, limit=self.limit, **options)
+        named = not all(name.isdecimal() for name in data.class_names)
+        if named and tuple(data.class_names) != tuple(classifier.class_names):
+            print(f"note: the classes of {data.name} have other names than those of {name}", file=sys.stderr)
+        return data, classifier
 
 
 @joined

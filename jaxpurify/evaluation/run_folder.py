@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpurify import files
+
 COLUMNS = (
     "image",
     "label",
@@ -36,23 +38,15 @@ Record = dict[str, Any]
 NOT_FINITE = 2  # the status of an image about which the search, or the defended model, met NaN or infinity
 
 
-def write_whole(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file so that a reader, or a later run, finds all of it or none.
+def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
+    """Write a file of the run whole or not at all, and its folder where that is not there.
 
     Args:
         path: where to.
         write: called with a binary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write_whole(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

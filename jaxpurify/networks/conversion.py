@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxpurify.files import write_whole
 from jaxpurify.networks import registry, weights
 
 NESTS = ("state_dict", "model_state_dict", "model", "net")
@@ -58,7 +59,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, architectur
     from safetensors.torch import save
 
     metadata = {"format": "pt"} | ({"architecture": found} if found else {})
-    weights.write_atomically(target, save(state, metadata=metadata))
+    content = save(state, metadata=metadata)
+    write_whole(target, lambda file: file.write(content))
     return Conversion(found, len(counted), sum(tensor.numel() for tensor in counted))
 
 

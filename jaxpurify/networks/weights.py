@@ -1,7 +1,6 @@
 """Weights of networks: state dicts of other people into NNX modules, and our own to and from safetensors files."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
+
+from jaxpurify.files import write_whole
 
 State = Mapping[str, np.ndarray]
 # What a checkpoint of PyTorch holds and nothing here needs: how many batches the running averages have seen.
@@ -238,34 +239,8 @@ def save(module: nnx.Module, path: str | os.PathLike, *, metadata: Mapping[str, 
     from safetensors.numpy import save as serialise
 
     arrays = {key: np.asarray(variable[...]) for key, variable in _variables(module).items()}
-    write_atomically(path, serialise(arrays, metadata=dict(metadata or {})))
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file so that, whatever happens, it is there whole or as it was before.
-
-    Args:
-        path: the file; its folder must exist.
-        content: its bytes.
-
-    Raises:
-        OSError: if the folder does not exist or cannot be written to.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    content = serialise(arrays, metadata=dict(metadata or {}))
+    write_whole(path, lambda file: file.write(content))
 
 
 def _bytes(path: Path) -> bytes:

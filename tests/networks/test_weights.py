@@ -193,21 +193,3 @@ def test_a_missing_file_is_named(tmp_path):
         weights.read(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="it is a folder"):
         weights.read(tmp_path)
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(b"old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match=r"cannot write .*weights\.safetensors: No space left"):
-        weights.write_atomically(path, b"new")
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("weights.safetensors", b"old")]
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"cannot write .*absent/weights\.safetensors"):
-        weights.write_atomically(tmp_path / "absent" / "weights.safetensors", b"new")
