@@ -220,16 +220,22 @@ def read(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path} is a folder, expected an image file") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that Pillow can read") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large to be read safely ({error}): cut it into parts") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}): is it truncated?") from None
     return values[..., None] if values.ndim == 2 else values
+
+
+_SAVING: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
 def write(path: str | os.PathLike, image: np.ndarray) -> None:
     """Write an image file, whole or not at all.
 
     Args:
-        path: where to; the ending says the format. PNG keeps every pixel, JPEG does not.
+        path: where to; the ending says the format. PNG and WebP keep every pixel. JPEG does not: it is written at
+            quality 95 without subsampling, since what it loses by default would purify by itself.
         image: shape ``(height, width, channel)``, ``uint8``, or float in [0, 1], which is rounded to 8 bits.
 
     Raises:
@@ -242,12 +248,12 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
     values = np.asarray(image)
     if values.dtype != np.uint8:
         values = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    kinds = Image.registered_extensions()
-    if kinds.get(path.suffix.lower()) not in Image.SAVE:
+    kind = Image.registered_extensions().get(path.suffix.lower(), "")
+    if kind not in Image.SAVE:
         raise ValueError(f"{path} has no ending of an image format, expected one such as .png")
     picture = Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
     try:
-        write_whole(path, lambda file: picture.save(file, format=kinds[path.suffix.lower()]))
+        write_whole(path, lambda file: picture.save(file, format=kind, **_SAVING.get(kind, {})))
     except OSError as error:
         if "cannot write mode" not in str(error):
             raise

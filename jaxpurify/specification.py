@@ -35,11 +35,12 @@ def fields(cls: type) -> dict[str, Any]:
         cls: a dataclass.
 
     Returns:
-        Defaults by name: numbers, strings, booleans and None.
+        Defaults by name: numbers, strings and booleans, and None for a number that may be left out.
     """
     found = {}
     for field in dataclasses.fields(cls):
-        if isinstance(field.default, int | float | str | bool | None):
+        optional_number = field.default is None and "float" in str(field.type)
+        if optional_number or isinstance(field.default, int | float | str | bool):
             found[field.name] = field.default
     return found
 
@@ -81,9 +82,7 @@ def _value(text: str, default: Any, where: str) -> Any:
     try:
         value = number(text)
     except ValueError as error:
-        if default is None:
-            return text
         raise ValueError(f"{where}: {error}") from None
     if isinstance(default, int) and not isinstance(value, int):
         raise ValueError(f"{where} must be an integer, got {text!r}")
-    return float(value) if isinstance(default, float) else value
+    return float(value) if default is None or isinstance(default, float) else value
