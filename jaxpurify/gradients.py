@@ -133,7 +133,8 @@ class _Mirror:
 
     @property
     def changes_size(self) -> bool:
-        return attribute(self.inner, "changes_size")  # type: ignore[attr-defined]
+        # A callable that is no purifier says nothing of sizes, so none is held to be wrong.
+        return attribute(self.inner, "changes_size") or not attribute(self.inner, "is_purifier")  # type: ignore[attr-defined]
 
 
 @purifier
@@ -268,15 +269,16 @@ class Expectation:
             The expected loss, shape ``(batch,)``, and the mean outputs.
         """
         chunk = self.chunk or self.samples
-        sums = [
+        parts = [
             self._chunk(target, images, keys, np.arange(first, min(first + chunk, self.samples), dtype=np.uint32), loss)
             for first in range(0, self.samples, chunk)
         ]
-        losses, outputs = jax.tree.map(lambda *values: sum(values) / self.samples, *sums)
-        if self.of == "loss":
-            return losses, outputs
-        mean = jnp.log(jnp.maximum(outputs, 1e-30)) if self.of == "probabilities" else outputs
-        return loss(mean), mean
+        if self.of == "probabilities":
+            # In logarithms throughout: probabilities that vanish in float32 would have no gradient.
+            logs = jax.nn.logsumexp(jnp.stack([outputs for _, outputs in parts]), axis=0) - np.log(self.samples)
+            return loss(logs), logs
+        losses, outputs = jax.tree.map(lambda *values: sum(values) / self.samples, *parts)
+        return (losses, outputs) if self.of == "loss" else (loss(outputs), outputs)
 
     def _chunk(self, target, images, keys, draws, loss):
         @jax.checkpoint
@@ -284,9 +286,11 @@ class Expectation:
             def one(draw):
                 outputs = target(images, _keys.fold(keys, draw))
                 value = loss(outputs) if self.of == "loss" else jnp.zeros(images.shape[0], images.dtype)
-                return value, jax.nn.softmax(outputs) if self.of == "probabilities" else outputs
+                return value, jax.nn.log_softmax(outputs) if self.of == "probabilities" else outputs
 
             losses, outputs = jax.vmap(one)(draws)
+            if self.of == "probabilities":
+                return losses.sum(axis=0), jax.nn.logsumexp(outputs, axis=0)
             return losses.sum(axis=0), jax.tree.map(lambda value: value.sum(axis=0), outputs)
 
         return run(target, images)

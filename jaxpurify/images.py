@@ -72,6 +72,20 @@ def check_values(images: Any, *, name: str = "images") -> None:
         raise ValueError(f"{name} must be in [0, 1], got values from {low:.6g} to {high:.6g}: {cause}")
 
 
+def check_colour(images: Any, *, name: str = "images") -> None:
+    """Check, statically, that images have three channels.
+
+    Args:
+        images: array whose last axis is the channel.
+        name: the argument's name, for the message.
+
+    Raises:
+        ValueError: if they have not.
+    """
+    if images.shape[-1] != 3:
+        raise ValueError(f"{name} must have 3 channels (RGB), got {images.shape[-1]}, in shape {images.shape}")
+
+
 def check_labels(labels: Any, count: int, *, classes: int | None = None, name: str = "labels") -> None:
     """Check that labels are integers, one an image, and (where they can be looked at) in range.
 

@@ -77,7 +77,15 @@ def _checked(call: Callable) -> Callable:
         elif key is not None:
             _keys.check_key(key)
             key = None  # a stage must not fold what no stage needs
-        purified = call(self, images, key)
+        try:
+            purified = call(self, images, key)
+        except ValueError as error:
+            if "accepts a single key" not in str(error):
+                raise
+            raise ValueError(
+                f"{name} must take an array of keys, one an image, got a function of a single key: use "
+                "jax.vmap(lambda k: jax.random.normal(k, images.shape[1:]))(key) and the like"
+            ) from error
         shape = jnp.shape(purified)
         if len(shape) != 4 or shape[0] != images.shape[0]:
             raise ValueError(f"{name} must return images for images, got shape {shape} for {images.shape}")
@@ -267,7 +275,21 @@ class Defended:
             key = _keys.per_image(key, images.shape[0])
         if self.purifier is not None:
             images = self.purifier(images, key if attribute(self.purifier, "random") else None)
-        return self.classifier(images, _keys.fold(key, _CLASSIFIER) if attribute(self.classifier, "random") else None)
+        outputs = self.classifier(
+            images, _keys.fold(key, _CLASSIFIER) if attribute(self.classifier, "random") else None
+        )
+        if self.purifier is None:
+            return outputs
+        # A compiled network may lose NaN (XLA's maximum on the CPU drops it), and a purifier's NaN would be classified.
+        finite = jnp.isfinite(images).all(axis=(1, 2, 3))
+        return jax.tree.map(lambda leaf: _where_finite(finite, leaf), outputs)
+
+
+def _where_finite(finite: jax.Array, outputs: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        return outputs
+    shape = (len(finite),) + (1,) * (outputs.ndim - 1)
+    return jnp.where(finite.reshape(shape), outputs, jnp.asarray(jnp.nan, outputs.dtype))
 
 
 def as_target(model: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
@@ -45,9 +44,17 @@ def pytree_dataclass(cls: Class, *, class_attributes: tuple[str, ...] = ()) -> C
     for name in annotations.keys() & class_attributes:
         annotations[name] = ClassVar[annotations[name]]
     cls.__annotations__ = annotations
-    check: Callable[[Any], None] | None = getattr(cls, "check", None)
-    if check is not None:
-        cls.__post_init__ = lambda self: self.check()  # type: ignore[attr-defined]
+
+    def constructed(self):
+        for field in dataclasses.fields(self):
+            # A whole number given for a real one would be an integer leaf: not differentiable, and compiled anew.
+            value = getattr(self, field.name)
+            if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, float(value))
+        if hasattr(self, "check"):
+            self.check()
+
+    cls.__post_init__ = constructed  # type: ignore[attr-defined]
     own_init = "__init__" in cls.__dict__
     cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False, init=not own_init)(cls)  # type: ignore[assignment]
     fields = dataclasses.fields(cls)

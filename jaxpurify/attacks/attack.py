@@ -276,7 +276,9 @@ def _classes(target: Any, images: Any, key: Any, judgement: str) -> int:
 def _traced_classes(tree, known, shape, dtype, random, judgement):
     target = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*leaf) for leaf in known])
     image = jax.ShapeDtypeStruct(shape, dtype)
-    outputs = jax.eval_shape(lambda t, x: t(x, jax.random.key(0) if random else None), target, image)
+    outputs = jax.eval_shape(
+        lambda t, x: t(x, _keys.per_image(jax.random.key(0), shape[0]) if random else None), target, image
+    )
     if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.ndim != 2 or outputs.shape[0] != shape[0]:
         got = getattr(outputs, "shape", type(outputs).__name__)
         raise ValueError(

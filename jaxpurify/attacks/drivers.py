@@ -126,7 +126,8 @@ def verdict(
         labels: integers of shape ``(images,)``.
         key: one typed key, or one an image.
         targets: classes to reach, shape ``(images,)``, or None.
-        batch_size: images in each device's program; all of them, up to 256, by default.
+        batch_size: images in each device's program; by default 128, or 32 where no device has more, so that calls with
+            other numbers of images compile nothing new.
         devices: None, ``"all"``, a number, or devices.
         progress: called after each compiled call, or None.
 
@@ -139,25 +140,28 @@ def verdict(
     target, where = as_target(target), placement(devices)
     problem = attack.prepare(target, images, labels, key, targets)
     count = problem.images.shape[0]
-    batch_size = min(256, -(-count // where.count)) if batch_size is None else batch_size
+    batch_size = (32 if count <= 32 * where.count else 128) if batch_size is None else batch_size
     if attribute(target, "random") or attribute(target, "couples_images") or not attack.sees_target:
         return _full_budget_verdict(attack, target, problem, batch_size, where, progress)
     fooled, status = np.zeros(count, bool), np.zeros(count, np.int32)
     calls = np.zeros(count, np.int32)
-    for rows, part in _batches(problem, batch_size * where.count):
-        _decide(attack, target, part, rows, fooled, status, calls, where, progress)
+    sizes = bucket_sizes(batch_size * where.count, where.count)
+    for rows, part in _batches(problem, sizes[0]):
+        # A last batch starts in the smallest bucket that holds it.
+        size = min(size for size in sizes if size >= len(rows))
+        part = _take(part, np.arange(size)) if size < sizes[0] else part
+        _decide(attack, target, part, rows, sizes, fooled, status, calls, where, progress)
     forwards, backwards = (calls * passes for passes in attack.cost)
     return Verdict(fooled, forwards, backwards, np.where(fooled, 1, status))
 
 
-def _decide(attack, target, problem, rows, fooled, status, calls, where, progress):
+def _decide(attack, target, problem, rows, sizes, fooled, status, calls, where, progress):
     """Drive one batch until none stands; writes into ``fooled``, ``status`` and ``calls`` at ``rows``."""
     attack, target = where.everywhere((attack.canonical(problem.images.dtype), target))
-    sizes = bucket_sizes(problem.images.shape[0], where.count)
     run = where.compile(advance, per_image=(False, False, True, True, False, False), donate=(3,))
     state = attack.blank(problem)
     standing = np.arange(len(rows))
-    whole, size = problem, sizes[0]
+    whole, size = problem, problem.images.shape[0]
     problem, state = where.put(problem), where.put(state)
     for restart in range(attack.restarts):
         for step in range(attack.evaluations):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxpurify import keys as _keys
@@ -19,7 +20,7 @@ from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Best, Problem
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
-from jaxpurify.pytrees import Scalar, pytree_dataclass, static
+from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
 
 
 class State(NamedTuple):
@@ -60,7 +61,8 @@ class GradientAttack(Attack):
         trace: whether the result keeps the loss at each step.
 
     Source: Madry et al. 2018 (arXiv 1706.06083). Keeping the best iterate in the place of the last is our choice: it
-    costs nothing and is never weaker.
+    costs nothing and is never weaker. Against a random target the last is kept, since losses on different draws cannot
+    be compared.
     """
 
     epsilon: Scalar = 8 / 255
@@ -82,14 +84,13 @@ class GradientAttack(Attack):
         super().check()
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps must be an integer of at least 1, got {self.steps}")
-        if isinstance(self.step_size, int | float) and not 0 < self.step_size < float("inf"):
-            raise ValueError(f"step_size must be a positive number, got {self.step_size}")
-        if (
-            self.norm == "linf"
-            and isinstance(self.step_size, int | float)
-            and self.step_size > 1
-            and self.update is None
-        ):
+        known = concrete(self.step_size) and self.step_size is not None and np.ndim(self.step_size) == 0
+        length: Any = self.step_size if known else 0.25
+        if not 0 < length < float("inf"):
+            raise ValueError(f"step_size must be a positive number, got {length}")
+        if self.step_fraction is not None and not 0 < self.step_fraction < float("inf"):
+            raise ValueError(f"step_fraction must be a positive number, got {self.step_fraction}")
+        if self.norm == "linf" and length > 1 and self.update is None:
             raise ValueError(f"step_size must be at most 1 in the linf norm, got {self.step_size}: divide by 255")
         if isinstance(self.update, functools.partial):
             arguments = tuple(sorted(self.update.keywords.items()))
@@ -142,6 +143,8 @@ class GradientAttack(Attack):
             lambda: (state.current, state.rule),
         )
         outputs, loss, gradient = self._gradient(target, problem, current, restart, step)
+        loss = loss.astype(clean.dtype)
+        random = attribute(target, "random") or not self.sees_target
         usable = jnp.isfinite(gradient)
         best = state.best.consider(
             current,
@@ -149,7 +152,9 @@ class GradientAttack(Attack):
             losses.label_margin(outputs, labels),
             losses.succeeded(self.success, outputs, labels, targets),
             jnp.isfinite(loss) & usable.all(axis=(1, 2, 3)),
-            random=attribute(target, "random") or not self.sees_target,
+            random=random,
+            # Losses on different draws do not tell which iterate is better: the luckiest draw would win.
+            eligible=(step == self.steps) if random else True,
         )
         gradient = jnp.where(usable, gradient, jnp.zeros_like(gradient))
 

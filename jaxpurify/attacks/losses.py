@@ -27,9 +27,11 @@ def cross_entropy(
     Returns:
         The loss to raise, shape ``(batch,)``, in nats.
     """
+    # Not logsumexp less the logit: in float32 that rounds to 0, and loses half of its gradient, where an image is
+    # classified by a gap of 16 or more, and an attack on it would be weaker than it could be.
     if targets is None:
-        return jax.nn.logsumexp(outputs, axis=-1) - _of(outputs, labels)
-    return _of(outputs, targets) - jax.nn.logsumexp(outputs, axis=-1)
+        return jax.nn.softplus(_all_others(outputs, labels) - _of(outputs, labels))
+    return -jax.nn.softplus(_all_others(outputs, targets) - _of(outputs, targets))
 
 
 def margin(
@@ -179,6 +181,11 @@ def label_margin(outputs: Any, labels: Any) -> Float[Array, " batch"]:
 
 def _of(outputs: Array, labels: Array) -> Array:
     return jnp.take_along_axis(outputs, labels[:, None], axis=-1, mode="fill")[:, 0]
+
+
+def _all_others(outputs: Array, labels: Array) -> Array:
+    own = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
+    return jax.nn.logsumexp(jnp.where(own, jnp.asarray(-jnp.inf, outputs.dtype), outputs), axis=-1)
 
 
 def _largest_other(outputs: Array, labels: Array) -> Array:

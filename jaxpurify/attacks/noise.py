@@ -105,6 +105,7 @@ class RandomNoise(Attack):
             success = losses.succeeded(self.success, outputs, labels, targets)
             numbers = jnp.full((len(clean), 1, 1, 1), number, clean.dtype)
             margin, finite = losses.label_margin(outputs, labels), jnp.isfinite(loss)
+            loss = loss.astype(clean.dtype)
             return best.consider(numbers, loss, margin, success, finite, random=random), loss
 
         # Only the number of the best draw is kept in the loop: images are large, and made again from it.

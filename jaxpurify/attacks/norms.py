@@ -104,9 +104,12 @@ def check_epsilon(norm: str, epsilon: Any) -> None:
         epsilon: the size, in units of the [0, 1] range of images.
 
     Raises:
+        TypeError: if it is no number.
         ValueError: if it is negative, not finite, or can only be meant in 0–255 units.
     """
     ball(norm)
+    if epsilon is None or isinstance(epsilon, str):
+        raise TypeError(f"epsilon must be a number such as 8/255, got {epsilon!r}")
     if isinstance(epsilon, jax.core.Tracer) or (not isinstance(epsilon, int | float) and jnp.ndim(epsilon) != 0):
         return
     if not isinstance(epsilon, int | float) and not hasattr(epsilon, "dtype"):

@@ -45,10 +45,11 @@ class Best(NamedTuple):
     success: Bool[Array, " batch"]
     finite: Bool[Array, " batch"]
 
-    def consider(self, images, loss, margin, success, finite, *, random: bool) -> "Best":
+    def consider(self, images, loss, margin, success, finite, *, random: bool, eligible: Any = True) -> "Best":
         """Keep the better of two iterates: one that succeeds before one that does not, then the higher loss.
 
-        A random target's success is a lucky draw and does not count: there only the loss does.
+        Where losses are equal, as where they underflow, the lower margin is better. A random target's success is a
+        lucky draw and does not count: there only the loss does.
 
         Args:
             images: the new iterate.
@@ -57,11 +58,14 @@ class Best(NamedTuple):
             success: whether it succeeds, shape ``(batch,)``.
             finite: whether its loss and gradient are finite, shape ``(batch,)``.
             random: whether the target is random.
+            eligible: whether the new iterate may be kept at all.
 
         Returns:
             The better one, image by image.
         """
-        higher = loss > self.loss
+        loss, margin = loss.astype(self.loss.dtype), margin.astype(self.margin.dtype)
+        higher = ((loss > self.loss) | ((loss == self.loss) & (margin < self.margin))) & eligible
+        success = success & eligible
         better = higher if random else (success & ~self.success) | ((success == self.success) & higher)
         kept = better[:, None, None, None]
         return Best(

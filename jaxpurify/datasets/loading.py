@@ -46,8 +46,10 @@ def load(name: str | os.PathLike, *, split: str = "test", limit: int | None = No
         >>> data.images.shape, data.class_names[int(data.labels[0])]
         ((16, 32, 32, 3), 'astronaut')
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit must be an integer of at least 1, got {limit!r}")
+    if not isinstance(name, str | os.PathLike) or not str(name):
+        raise ValueError(f"a data set is a name, a file or a folder, got {name!r}")
     text = os.fspath(name)
     path = Path(text).expanduser()
     if text == "photos":

@@ -125,6 +125,8 @@ def read_threat_models(threat_models: Any, *, noise_draws: int) -> list[ThreatMo
         raise TypeError(f"threat_models must be names or ThreatModel objects, got {type(threat_models).__name__}")
     found = [t if isinstance(t, ThreatModel) else builtin(t, noise_draws=noise_draws) for t in several]
     names = [threat.name for threat in found]
+    if not names:
+        raise ValueError('threat_models must hold at least one, such as "full", got none')
     for name in names:
         if names.count(name) > 1:
             raise ValueError(

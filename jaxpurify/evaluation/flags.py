@@ -38,6 +38,8 @@ def _about_purifiers(evaluation: Any) -> list[str]:
         found.append(
             f"{name}: its exact gradient is zero" + (f"; full {how}" if "full" in evaluation.threat_models else "")
         )
+    for name in evaluation.config.get("out_of_range", []):
+        found.append(f"{name}: it returns values outside [0, 1]; end it with jaxpurify.images.saturate")
     for name in evaluation.config.get("couples_images", []):
         found.append(f"{name}: the images of a batch influence one another, so that figures depend on the batch size")
     for (name, threat), reason in evaluation.reasons.items():

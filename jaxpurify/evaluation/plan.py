@@ -4,9 +4,11 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify import images as _images
+from jaxpurify import keys as _keys
 from jaxpurify.attacks import PGD
 from jaxpurify.attacks.attack import Attack
 from jaxpurify.evaluation import arguments
@@ -140,6 +142,7 @@ class Plan:
             _images.check_labels(self.data.labels, len(self.data.images), classes=logits.shape[1])
         probed = batch.clean[:PROBED]
         self.zero_gradient = {name: exact_gradient_is_zero(p, probed, self.key) for name, p in self.purifiers.items()}
+        self.out_of_range = [name for name, p in self.purifiers.items() if _leaves_range(p, probed, self.key)]
         return answers
 
     def _targets(self) -> tuple[dict[tuple[str, str], Any], dict[tuple[str, str], str]]:
@@ -204,6 +207,7 @@ class Plan:
             "devices": self.where.count,
             "device_kind": self.where.devices[0].device_kind,
             "not_evaluated": [[*names, reason] for names, reason in self.reasons.items()],
+            "out_of_range": self.out_of_range,
             "zero_gradient": [name for name, zero in self.zero_gradient.items() if zero],
             "couples_images": coupled,
             "answers": self.answers,
@@ -253,3 +257,10 @@ class Plan:
             for name in self.purifiers
             if self.targets.get((name, other.threat.name)) is target and other.known(target) == known
         ]
+
+
+def _leaves_range(purifier: Any, images: Any, key: Any) -> bool:
+    """Say whether a purifier returns values outside [0, 1], which no classifier here was trained on."""
+    keys = _keys.per_image(key, len(images)) if attribute(purifier, "random") else None
+    purified = np.asarray(purifier(jnp.asarray(images), keys))
+    return bool(purified.min() < -_images.TOLERANCE or purified.max() > 1 + _images.TOLERANCE)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxpurify.images import check_colour
 from jaxpurify.networks.convolution import Conv, convolve
 
 MEAN = (0.53, 0.37, 0.32)  # of the train patches of `photos`, a channel
@@ -39,8 +40,9 @@ class PhotosCNN(nnx.Module):
         )
         self.logits = nnx.Linear(WIDTHS[-1], classes, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
+    def __call__(self, images: Float[Array, "batch height width channel"]) -> Float[Array, "batch classes"]:
         """Computes logits of images in [0, 1]."""
+        check_colour(images)
         mean = jnp.asarray(MEAN, images.dtype).reshape(1, 1, 1, 3)
         values = _halve((images - mean) / DEVIATION)
         for convolution in self.convolutions:

@@ -5,6 +5,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
+from jaxpurify.images import check_colour
 from jaxpurify.networks.convolution import Conv, Padding, convolve
 from jaxpurify.networks.weights import CONVOLUTION, LINEAR, Entry, flattened
 
@@ -227,5 +228,6 @@ def _dense(layer: nnx.Linear, features: Array) -> Array:
 
 
 def _normalise(images: Array, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Array:
+    check_colour(images)
     shape = (1, 1, 1, -1)
     return (images - jnp.array(mean, images.dtype).reshape(shape)) / jnp.array(deviation, images.dtype).reshape(shape)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpurify import attacks
+from jaxpurify import attacks, networks
 from jaxpurify.attacks.attack import Attack
 from jaxpurify.evaluation import Evaluation, ThreatModel, evaluate
 from jaxpurify.evaluation.table import title
@@ -454,3 +454,54 @@ def test_a_demonstration_says_that_it_is_no_evidence():
     )
     assert evaluation.config["class_names"] == ["a", "b", "c"]
     assert "toy on 20 images of photos — demonstration, not evidence" in title(evaluation)
+
+
+@purifier
+class _Nan:
+    """Return NaN for dark images."""
+
+    def __call__(self, images, key=None):
+        dark = images.mean(axis=(1, 2, 3), keepdims=True) < 0.5
+        return jnp.where(dark, jnp.full_like(images, jnp.nan), images)
+
+
+@purifier
+class _Bright:
+    """Leave [0, 1]."""
+
+    def __call__(self, images, key=None):
+        return images * 255
+
+
+@purifier
+class _SingleKey:
+    """Take one key for the batch, as one is tempted to."""
+
+    random = True
+
+    def __call__(self, images, key=None):
+        return images + jax.random.normal(key, images.shape, images.dtype)
+
+
+def _shipped():
+    """Return the shipped network, in which a compiled maximum hides NaN."""
+    return networks.load_classifier("photos-cnn")
+
+
+def test_a_purifier_that_returns_nan_is_refused_whatever_the_network_hides():
+    images = np.concatenate([np.full((4, 32, 32, 3), level, np.float32) for level in (0.25, 0.75)])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        evaluate(_shipped(), {"p": _Nan()}, (images, np.zeros(8, np.int32)), threat_models="blind", batch_size=8)
+
+
+def test_a_purifier_that_leaves_the_range_is_flagged_and_a_single_key_is_explained():
+    images, labels = np.full((4, 32, 32, 3), 0.5, np.float32), np.zeros(4, np.int32)
+    attack = attacks.FGSM()
+    found = evaluate(_shipped(), {"p": _Bright()}, (images, labels), attacks=attack, threat_models="blind")
+    assert any("outside [0, 1]" in flag for flag in found.flags)
+    with pytest.raises(ValueError, match="one an image"):
+        evaluate(_shipped(), {"p": _SingleKey()}, (images, labels), attacks=attack, threat_models="blind")
+    with pytest.raises(ValueError, match="at least one"):
+        evaluate(_shipped(), {"p": _Bright()}, (images, labels), attacks=attack, threat_models=())
+    with pytest.raises(ValueError, match="3 channels"):
+        evaluate(_shipped(), {"p": _Bright()}, (images[..., :1], labels), attacks=attack)

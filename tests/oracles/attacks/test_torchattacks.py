@@ -160,7 +160,7 @@ def test_blind_images_are_full_budget_images(resnet20):
     model, images, labels = resnet20.ours, resnet20.images, resnet20.labels
     defended = jax.jit(Defended(model, GaussianSmoothing(sigma=0.5, iterations=2)))
     blind = attacks.run(attacks.PGD(epsilon=8 / 255, steps=40), model, images, labels, KEY, batch_size=128)
-    assert (np.asarray(defended(images)).argmax(axis=1) == labels).mean() > 0.85
+    assert (np.asarray(defended(images)).argmax(axis=1) == labels).mean() > 0.8
     assert (np.asarray(defended(blind.images)).argmax(axis=1) == labels).mean() <= 0.08
     stopped = stopped_at_success(model, jnp.asarray(images), jnp.asarray(labels))
     assert (np.asarray(model(stopped)).argmax(axis=1) != labels).all()
