@@ -81,7 +81,7 @@ def network_rows(name, peer, *, target):
     labels = random.integers(CLASSES, size=BATCH)
     architecture = registry.architecture(name)
     module = architecture.abstract()
-    weights.load(module, {key: tensor.numpy() for key, tensor in peer.state_dict().items()}, architecture.table())
+    weights.load(module, {key: tensor.numpy() for key, tensor in peer.state_dict().items()}, table=architecture.table())
 
     @jax.jit
     def ours(classifier, images, labels):
