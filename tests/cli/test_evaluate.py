@@ -119,7 +119,7 @@ def test_report_refuses_what_is_no_run(refused, tmp_path):
         (("--data", "absent.npz", "--classifier", "photos-cnn"), "does not exist"),
         (("--data", "absent/folder", "--classifier", "photos-cnn"), "there is no data set 'absent/folder'"),
         (("--split", "validation"), "no split 'validation'"),
-        (("--limit", "0"), "limit must be at least 1"),
+        (("--limit", "0"), "limit must be an integer of at least 1"),
         (("--weights", "absent.safetensors"), "no weight file"),
         (("--devices", "99"), "devices must be from 1 to"),
         (("--devices", "some"), "--devices must be all or a number"),
