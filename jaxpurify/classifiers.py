@@ -51,7 +51,7 @@ class Classifier(Function):
     class_names: tuple[str, ...] | None = static(None)
 
     def __call__(self, images, key=None):
-        images = jnp.asarray(images) if isinstance(images, np.ndarray) and images.dtype.kind == "f" else images
+        images = _images.as_jax(images)
         _images.check_images(images)
         if self.image_shape is not None and images.shape[1:] != self.image_shape:
             raise ValueError(f"{self.name} takes images of shape {self.image_shape}, got {images.shape[1:]}")

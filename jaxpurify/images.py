@@ -50,6 +50,18 @@ def check_images(images: Any, *, name: str = "images") -> None:
         raise ValueError(f"{expected}, got shape {shape}: channels first? use images.transpose(0, 2, 3, 1)")
 
 
+def as_jax(images: Any) -> Any:
+    """Turn a NumPy array of floats into a JAX array; what is none is left for ``check_images`` to judge.
+
+    Args:
+        images: what the caller gave.
+
+    Returns:
+        A JAX array, or what was given.
+    """
+    return jnp.asarray(images) if isinstance(images, np.ndarray) and images.dtype.kind == "f" else images
+
+
 def check_values(images: Any, *, name: str = "images") -> None:
     """Check on the host that every value is finite and in [0, 1], with a tolerance of 1e-6.
 

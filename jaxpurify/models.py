@@ -9,7 +9,6 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
@@ -67,7 +66,7 @@ def purifier(cls: Class) -> Class:
 
 def _checked(call: Callable) -> Callable:
     def __call__(self, images, key=None):
-        images = jnp.asarray(images) if isinstance(images, np.ndarray) and images.dtype.kind == "f" else images
+        images = _images.as_jax(images)
         _images.check_images(images)
         name = type(self).__name__
         if self.random:

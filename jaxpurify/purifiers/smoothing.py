@@ -2,8 +2,8 @@
 
 from jaxpurify.images import saturate
 from jaxpurify.models import purifier
-from jaxpurify.pytrees import static
-from jaxpurify.transforms.gaussian import Scalar, check_smoothing, gaussian_smooth
+from jaxpurify.pytrees import Scalar, static
+from jaxpurify.transforms.gaussian import check_smoothing, gaussian_smooth
 
 
 @purifier

@@ -14,10 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxpurify.images import check_images
-from jaxpurify.pytrees import concrete
+from jaxpurify.pytrees import Scalar, concrete
 from jaxpurify.transforms.dct import check_boundary, cosine_basis, period
-
-Scalar = int | float | np.number | np.ndarray | Array
 
 # The kernel is folded onto a circle of one period of the continued row, so its radius may exceed the image. A radius of
 # 64 periods is enough: there what is left of a Gaussian cut at four sigma, but for the mean, is below 3e-6.
