@@ -31,7 +31,6 @@ class Attack:
         epsilon: its size.
         restarts: independent searches, of which the best image is kept.
         evaluations: calls of ``advance`` a restart.
-        cost: forward and backward passes an image of one call of ``advance``.
         needs_key: whether the search itself draws random numbers.
         sees_target: whether success in the search is the target's own on that very image.
     """
@@ -55,9 +54,15 @@ class Attack:
         """Calls of ``advance`` a restart."""
         raise NotImplementedError
 
-    @property
-    def cost(self) -> tuple[int, int]:
-        """Forward and backward passes an image of one call of ``advance``."""
+    def cost(self, target: Any) -> tuple[int, int]:
+        """Return the forward and backward passes an image of one call of ``advance``.
+
+        Args:
+            target: what is attacked.
+
+        Returns:
+            The two counts.
+        """
         raise NotImplementedError
 
     @property
@@ -117,7 +122,7 @@ class Attack:
             return _jitted_on_device(self.canonical(problem.images.dtype), target, problem)
         where = placement(None)
         best, trace = self.search(target, problem, where=where)
-        return self.result(best, problem, trace)
+        return self.result(target, best, problem, trace)
 
     def prepare(self, target: Any, images: Any, labels: Any, key: Any, targets: Any) -> Problem:
         """Check the arguments of a call and give every image its key.
@@ -183,10 +188,11 @@ class Attack:
                     progress()
         return state[0], jnp.stack(trace, axis=1) if self.trace else None
 
-    def result(self, best: Best, problem: Problem, trace: Any) -> AttackResult:
+    def result(self, target: Any, best: Best, problem: Problem, trace: Any) -> AttackResult:
         """Turn the kept iterates into a result.
 
         Args:
+            target: what was attacked.
             best: the kept iterates.
             problem: what was attacked.
             trace: losses, or None.
@@ -194,7 +200,7 @@ class Attack:
         Returns:
             The result.
         """
-        forwards, backwards = (self.restarts * self.evaluations * passes for passes in self.cost)
+        forwards, backwards = (self.restarts * self.evaluations * passes for passes in self.cost(target))
         return _summarise(best, problem.images, self.norm, forwards, backwards, trace)
 
     def _on_device(self, target: Any, problem: Problem) -> AttackResult:
@@ -205,7 +211,7 @@ class Attack:
 
         numbers = jnp.arange(self.restarts * self.evaluations, dtype=jnp.uint32)
         state, trace = jax.lax.scan(one, self.blank(problem), numbers)
-        return self.result(state[0], problem, None if trace is None else trace.T)
+        return self.result(target, state[0], problem, None if trace is None else trace.T)
 
 
 def advance(attack: Any, target: Any, problem: Problem, state: Any, restart: Any, step: Any) -> Any:

@@ -94,7 +94,7 @@ def run(
     parts = []
     for rows, part in _batches(problem, batch_size * where.count):
         best, trace = attack.search(target, part, where=where, progress=progress)
-        result = jax.tree.map(np.asarray, attack.result(best, where.put(part), trace))
+        result = jax.tree.map(np.asarray, attack.result(target, best, where.put(part), trace))
         parts.append(jax.tree.map(lambda leaf, rows=rows: leaf[: len(rows)], result))
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     check_perturbations(problem.images, result.images, norm=attack.norm, epsilon=attack.epsilon)
@@ -151,7 +151,7 @@ def verdict(
         size = min(size for size in sizes if size >= len(rows))
         part = _take(part, np.arange(size)) if size < sizes[0] else part
         _decide(attack, target, part, rows, sizes, fooled, status, calls, where, progress)
-    forwards, backwards = (calls * passes for passes in attack.cost)
+    forwards, backwards = (calls * passes for passes in attack.cost(target))
     return Verdict(fooled, forwards, backwards, np.where(fooled, 1, status))
 
 
@@ -203,7 +203,7 @@ def _full_budget_verdict(attack, target, problem, batch_size, where, progress):
             fooled[rows] |= (success.mean(axis=0) > 0.5)[: len(rows)]
         status[rows] = np.where(np.asarray(best.finite)[: len(rows)], 0, 2)
     spent = np.full(count, attack.restarts * attack.evaluations, np.int32)
-    forwards, backwards = (spent * passes for passes in attack.cost)
+    forwards, backwards = (spent * passes for passes in attack.cost(target))
     return Verdict(fooled, forwards, backwards, np.where(fooled, 1, status))
 
 

@@ -46,7 +46,8 @@ class GradientAttack(Attack):
     Args:
         epsilon: the ball's size, in units of [0, 1].
         step_size: length of a step, same units; None means ``step_fraction`` of epsilon.
-        eot: the expectation over a random target's keys, or None for one draw a step.
+        eot: the expectation over a random target's keys, or None for one draw a step. A target without randomness is
+            evaluated once a step whatever it says.
         norm: ``"linf"`` or ``"l2"``.
         steps: number of steps; the last iterate is evaluated too.
         restarts: independent searches; the best image of all is kept.
@@ -101,16 +102,15 @@ class GradientAttack(Attack):
         """One an iterate: the starting point and the point after each step."""
         return self.steps + 1
 
-    @property
-    def cost(self) -> tuple[int, int]:
+    def cost(self, target: Any) -> tuple[int, int]:
         """One forward and one backward pass a draw."""
-        draws = 1 if self.eot is None else self.eot.samples
+        draws = self.eot.samples if self.eot is not None and attribute(target, "random") else 1
         return draws, draws
 
     @property
     def needs_key(self) -> bool:
-        """Random starts, transformations and expectations draw numbers."""
-        return self.random_start or self.transformation is not None or self.eot is not None
+        """Random starts and transformations draw numbers."""
+        return self.random_start or self.transformation is not None
 
     @property
     def sees_target(self) -> bool:
@@ -200,10 +200,11 @@ class GradientAttack(Attack):
         def objective(images):
             if self.transformation is not None:
                 images = self.transformation(images, _keys.fold(keys, 2**32 - 1))
-            if self.eot is not None:
+            random = attribute(target, "random")
+            if random and self.eot is not None:
                 loss, outputs = self.eot(target, images, keys, of_outputs)
             else:
-                outputs = target(images, keys if attribute(target, "random") else None)
+                outputs = target(images, keys if random else None)
                 loss = of_outputs(outputs)
             return loss.sum(), (outputs, loss)
 

@@ -65,8 +65,7 @@ class RandomNoise(Attack):
         """Chunks of draws; the last is filled up."""
         return -(-self.draws // self.chunk)
 
-    @property
-    def cost(self) -> tuple[int, int]:
+    def cost(self, target: Any) -> tuple[int, int]:
         """One forward pass a draw."""
         return self.chunk, 0
 

@@ -59,7 +59,7 @@ def attack(
     data, classifier = input.load()
     _check_writable(path)
     images, labels, count = data.images, data.labels, len(data)
-    _, backwards = search.cost
+    _, backwards = search.cost(attacked)
     if backwards and exact_gradient_is_zero(attacked, images[:4], jax.random.key(seed)):
         raise ValueError(
             f"the {gradient} gradient of {purifier} is zero, so the attack would see nothing: try --gradient bpda"

@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro import conf
 
@@ -13,6 +13,7 @@ from jaxpurify.cli.options import Input, Machine, Names, Sizes, Specifications, 
 
 PURIFIERS = ("gaussian-smoothing",)
 ATTACKS = ("pgd:steps=40,epsilon=8/255",)
+CHUNK = 5  # draws computed at once: a batch of small images five times over still fits a processor's cache
 
 
 @joined
@@ -24,6 +25,7 @@ def evaluate(
     threat_model: Names = (),
     epsilons: Sizes = ("2/255", "4/255", "16/255"),
     noise_draws: int = 1_000,
+    eot_samples: int = 20,
     seed: int = 0,
     run: Annotated[str | None, conf.arg(metavar="FOLDER", help_behavior_hint="")] = None,
     machine: conf.OmitArgPrefixes[Machine],
@@ -49,6 +51,7 @@ def evaluate(
             place going backward), full (everything). Repeat for more (default: all five).
         epsilons: Further sizes of every attack, for the figure of robust accuracy against size.
         noise_draws: Random perturbations tried an image under "noise"; 10000 where figures are meant to last.
+        eot_samples: Draws over which an attack averages at each step against a random purifier.
         seed: Number from which all randomness follows.
         run: Folder for the report and all records (default: in runs/, one for each set of options).
         machine: How it is computed.
@@ -61,13 +64,15 @@ def evaluate(
 
     from jaxpurify import attacks, evaluation
     from jaxpurify.evaluation.threat_models import LADDER
+    from jaxpurify.gradients import Expectation
 
     start = time.perf_counter()
     defences = purifiers(purifier or PURIFIERS)
-    tried = [attacks.make(text) for text in attack or ATTACKS]
+    expectation = Expectation(samples=eot_samples, chunk=min(eot_samples, CHUNK))
+    tried = [averaged(attacks.make(text), expectation) for text in attack or ATTACKS]
     further = sizes(epsilons)
     data, classifier = input.load()
-    options = [dataclasses.asdict(input), purifier, attack, threat_model, epsilons, noise_draws, seed]
+    options = [dataclasses.asdict(input), purifier, attack, threat_model, epsilons, noise_draws, eot_samples, seed]
     folder = Path(run) if run is not None else default_folder(input.data, [*options, machine.batch_size])
     begun = (folder / "config.json").exists()
     found = evaluation.evaluate(
@@ -88,6 +93,19 @@ def evaluate(
     how = ", taken up where it was left," if begun else ""
     print(f"The report{how} after {time.perf_counter() - start:.0f} s: {folder / 'report.html'}")
     return 0
+
+
+def averaged(attack: Any, expectation: Any) -> Any:
+    """Return an attack that averages over the randomness of a random purifier.
+
+    Args:
+        attack: any attack.
+        expectation: over which draws.
+
+    Returns:
+        The attack with it, if it follows gradients; any other as it is.
+    """
+    return dataclasses.replace(attack, eot=expectation) if hasattr(attack, "eot") else attack
 
 
 def default_folder(data: str, options: object) -> Path:

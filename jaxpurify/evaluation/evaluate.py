@@ -171,7 +171,8 @@ class _Session:
         records = self.scorer.score(name, batch, found.images)
         if self.folder is not None and batch.number == 0 and not cell.curve:
             self._save_example(self.folder, cell, name, batch, found.images)
-        forwards, backwards = (cell.calls * passes for passes in cell.search.cost)
+        spent = cell.search.cost(self.plan.targets[name, cell.threat.name])
+        forwards, backwards = (cell.calls * passes for passes in spent)
         about = {
             "threat_model": cell.threat.name,
             "attack": cell.attack,

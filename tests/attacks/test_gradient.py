@@ -334,6 +334,14 @@ def test_expectation_follows_the_mean_gradient(noisy):
     np.testing.assert_array_equal(result.forwards, 2 * draws)
 
 
+def test_a_target_without_randomness_is_evaluated_once_a_step(linear):
+    averaged = attacks.PGD(epsilon=EPSILON, steps=3, eot=attacks.Expectation(samples=20))
+    plain = attacks.PGD(epsilon=EPSILON, steps=3)
+    result, expected = (attack(linear.target, linear.images, linear.labels, KEY) for attack in (averaged, plain))
+    np.testing.assert_array_equal(result.images, expected.images)
+    np.testing.assert_array_equal(result.forwards, 4)
+
+
 def test_expectation_beats_a_single_draw(noisy):
     judge = keys.per_image(jax.random.key(7), 8)
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxpurify import datasets, evaluation, networks
-from jaxpurify.attacks import PGD
-from jaxpurify.cli.evaluate import default_folder
+from jaxpurify.attacks import PGD, RandomNoise
+from jaxpurify.cli.evaluate import averaged, default_folder
+from jaxpurify.gradients import Expectation
 from jaxpurify.networks import weights
 from jaxpurify.purifiers import BitDepth
 
@@ -27,7 +28,7 @@ def finished(tmp_path_factory):
             networks.load_classifier("photos-cnn"),
             {"bit-depth:bits=2": BitDepth(bits=2.0)},
             datasets.load("photos", limit=4),
-            attacks=PGD(steps=2, epsilon=4 / 255),
+            attacks=PGD(steps=2, epsilon=4 / 255, eot=Expectation(samples=20, chunk=5)),
             threat_models=("blind",),
             key=jax.random.key(0),
             run=run,
@@ -69,6 +70,13 @@ def test_the_folder_of_another_run_is_refused(refused, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     error = refused("evaluate", *BLIND, "--run", "run", "--seed", "1")
     assert "run folder run holds an evaluation with other key: give the same arguments" in error
+
+
+def test_attacks_average_over_the_draws_asked_for():
+    expectation = Expectation(samples=3)
+    assert averaged(PGD(), expectation).eot is expectation
+    noise = RandomNoise()
+    assert averaged(noise, expectation) is noise
 
 
 def test_every_set_of_options_has_a_folder_of_its_own():
