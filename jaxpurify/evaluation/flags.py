@@ -6,6 +6,8 @@ from typing import Any
 from jaxpurify.evaluation.run_folder import NOT_FINITE
 from jaxpurify.evaluation.threat_models import LADDER
 
+CHANCE = 2  # images: a difference that is no sign of a masked gradient
+
 
 def flags(evaluation: Any) -> list[str]:
     """Return the sentences that warn of an evaluation's figures.
@@ -16,7 +18,13 @@ def flags(evaluation: Any) -> list[str]:
     Returns:
         Sentences, the weightiest first.
     """
-    return [*_about_data(evaluation), *_about_purifiers(evaluation), *_about_rungs(evaluation), *_broken(evaluation)]
+    return [
+        *_about_data(evaluation),
+        *_masked(evaluation),
+        *_about_purifiers(evaluation),
+        *_about_rungs(evaluation),
+        *_broken(evaluation),
+    ]
 
 
 def _about_data(evaluation: Any) -> list[str]:
@@ -61,6 +69,35 @@ def _about_rungs(evaluation: Any) -> list[str]:
                     "although it knows more: that attack is too weak here"
                 )
     return found
+
+
+def masked(evaluation: Any, name: str) -> int:
+    """Return how many more images the exact gradient leaves standing than the identity's does: a masked gradient.
+
+    Args:
+        evaluation: an ``Evaluation``.
+        name: a purifier's name.
+
+    Returns:
+        The number of images, or 0 where it is at most ``CHANCE``, or where one of the two was not evaluated.
+
+    Source: Athalye, Carlini and Wagner 2018 (arXiv 1802.00420). The tolerance of two images is our choice.
+    """
+    full, bpda = (evaluation.worst(name, [threat]) for threat in ("full", "bpda"))
+    if full is None or bpda is None:
+        return 0
+    more = float(full.sum() - bpda.sum())
+    return round(more) if more > CHANCE + 1e-6 else 0
+
+
+def _masked(evaluation: Any) -> list[str]:
+    counted = {name: masked(evaluation, name) for name in evaluation.purifiers}
+    return [
+        f"{name}: masked: its exact gradient leaves {count} images more standing than the identity in its place, so "
+        "full says little about its strength"
+        for name, count in counted.items()
+        if count
+    ]
 
 
 def _broken(evaluation: Any) -> list[str]:

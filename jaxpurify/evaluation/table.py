@@ -4,7 +4,10 @@ import io
 import re
 from typing import Any
 
+from jaxpurify.evaluation.flags import masked
 from jaxpurify.metrics.accuracy import Interval, wilson
+
+MASKED = " (masked)"
 
 
 def render(evaluation: Any, *, width: int = 120) -> str:
@@ -122,7 +125,7 @@ def rows(evaluation: Any) -> list[list[str]]:
     """
     found = []
     for name in evaluation.purifiers:
-        cells = [name, percent(evaluation.clean(name))]
+        cells = [name + (MASKED if masked(evaluation, name) else ""), percent(evaluation.clean(name))]
         for threat in [*evaluation.threat_models, None]:
             shares = evaluation.worst(name, None if threat is None else [threat])
             if shares is None:

@@ -35,6 +35,13 @@ def test_a_missing_figure_is_not_a_number(make_run):
     assert table.rows(evaluation)[1] == ["round", "90.0 [78.6, 95.7]", "not evaluated", "not evaluated"]
 
 
+def test_a_masked_gradient_is_written_beside_the_name(make_run):
+    found = make_run({"none": {"bpda": 1, "full": 3}, "mask": {"bpda": 1, "full": 4}})
+    assert [row[0] for row in table.rows(found)] == ["none", "mask (masked)"]
+    assert found.flags[0].startswith("mask: masked: its exact gradient leaves 3 images more standing")
+    assert not any(flag.startswith("none: masked") for flag in found.flags)
+
+
 @pytest.mark.parametrize(
     ("epsilon", "text"), [(8 / 255, "8/255"), (0.0313725, "8/255"), (0.5, "0.5"), (0.01, "0.01"), (1.0, "1")]
 )
