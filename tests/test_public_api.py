@@ -27,7 +27,7 @@ FACES = [face for face in sorted(ROOT.glob("*/__init__.py")) if face.parent.name
 # What a call is about comes first and may be given by position; options are given by name.
 POSITIONAL = 6
 # What a call is about, though it may be left out.
-SUBJECTS = {"key", "targets", "variables", "surrogate", "default", "devices", "argv"}
+SUBJECTS = {"image", "key", "targets", "variables", "surrogate", "default", "devices", "argv"}
 
 
 def public_members(module, *, methods=False):

@@ -15,6 +15,7 @@ COMMANDS = {
     "attack": "write attacked images, to show to other models",
     "convert": "turn a PyTorch checkpoint into weights that jaxpurify loads",
     "report": "draw the report of an evaluation again from its folder",
+    "gallery": "draw a photograph before and after every purifier",
     "list": "show the purifiers, attacks, threat models, classifiers and data known by name",
 }
 OVERVIEW = """\

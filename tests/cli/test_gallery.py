@@ -1,0 +1,20 @@
+"""``jaxpurify gallery``."""
+
+import numpy as np
+from PIL import Image
+
+
+def test_it_draws_all_and_each(cli, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)).save(tmp_path / "photo.png")
+    code, out, err = cli(
+        "gallery", "--output", "drawn", "--photograph", "photo.png", "--purifier", "b=bit-depth:bits=2"
+    )
+    assert (code, err) == (0, "")
+    assert "2 pictures" in out
+    for name in ("gallery.png", "b.png"):
+        with Image.open(tmp_path / "drawn" / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_a_missing_photograph_is_named(refused):
+    assert "no.png does not exist" in refused("gallery", "--output", "drawn", "--photograph", "no.png")
