@@ -54,7 +54,7 @@ def make(text: str, classes: Mapping[str, type], *, kind: str) -> Any:
         kind: what the message calls it, such as ``purifier``.
 
     Returns:
-        An instance.
+        An instance. ``none`` is no value, for a field that may do without one.
 
     Raises:
         ValueError: if the name or a field is unknown, or a value does not fit.
@@ -68,8 +68,14 @@ def make(text: str, classes: Mapping[str, type], *, kind: str) -> Any:
         if not equals or field not in known:
             choices = ", ".join(f"{key}={default}" for key, default in known.items()) or "no fields"
             raise ValueError(f"{name} does not understand {part!r}, expected field=value with fields among: {choices}")
-        arguments[field] = _value(value, known[field], f"{name}:{field}")
+        optional = value.lower() == "none" and field in _optional(classes[name])
+        arguments[field] = None if optional else _value(value, known[field], f"{name}:{field}")
     return classes[name](**arguments)
+
+
+def _optional(cls: type) -> set[str]:
+    """Return the fields that may be left without a value, which is written as ``none``."""
+    return {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
 
 
 def _value(text: str, default: Any, where: str) -> Any:

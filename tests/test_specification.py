@@ -33,6 +33,13 @@ def test_numbers_and_fractions_are_read(text, value):
     assert type(specification.number(text)) is type(value)
 
 
+def test_none_is_no_value_for_a_field_that_may_do_without_one():
+    assert make("everything:maybe=0.5").maybe == 0.5
+    assert make("everything:maybe=none").maybe is None
+    with pytest.raises(ValueError, match="everything:real: expected a number such as"):
+        make("everything:real=none")
+
+
 @pytest.mark.parametrize("text", ["", "eight", "8/", "/255", "8/0", "1/2/3"])
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(ValueError, match="expected a number such as"):
