@@ -4,6 +4,7 @@ How to differentiate is an object of its own, apart from what is computed: ``str
 and ``rematerialised(p)`` all compute what ``p`` computes. Exact differentiation is what you get without a wrapper.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,14 +32,16 @@ def straight_through(model: Any) -> Any:
     Source: Athalye, Carlini and Wagner 2018 (arXiv 1802.00420), section 4.1. Other sizes: our choice, the simplest
     linear map that keeps a pixel's gradient at its place.
     """
+    if attribute(model, "is_ensemble"):
+        return _within(model, straight_through)
     return _Changed(forward=as_target(model), backward=_Nearest())
 
 
 def substitute(model: Any, surrogate: Any = None) -> Any:
     """Compute ``model`` forward and a differentiable surrogate backward, with the same key (BPDA).
 
-    Without ``surrogate``, the model's own are used: ``Sequential`` and ``Repeat`` are walked, stages that declare a
-    surrogate get it, at the true input of that stage, and the others keep their exact gradient.
+    Without ``surrogate``, the model's own are used: ``Sequential``, ``Repeat`` and ensembles are walked, stages that
+    declare a surrogate get it, at the true input of that stage, and the others keep their exact gradient.
 
     Args:
         model: a purifier, or any callable ``(images, key=None) -> images``.
@@ -52,6 +55,8 @@ def substitute(model: Any, surrogate: Any = None) -> Any:
 
     Source: Athalye, Carlini and Wagner 2018 (arXiv 1802.00420), section 4.1.2.
     """
+    if attribute(model, "is_ensemble"):
+        return _within(model, lambda stage: substitute(stage, surrogate))
     if surrogate is not None:
         return _Changed(forward=as_target(model), backward=as_target(surrogate))
     if not has_surrogate(model):
@@ -71,6 +76,8 @@ def has_surrogate(model: Any) -> bool:
     Returns:
         True where ``substitute(model)`` has something to substitute.
     """
+    if attribute(model, "is_ensemble"):
+        return has_surrogate(model.after().stage)
     if isinstance(model, Sequential):
         return any(has_surrogate(stage) for stage in model.stages)
     if isinstance(model, Repeat):
@@ -92,11 +99,19 @@ def rematerialised(model: Any) -> Any:
     Source: Chen et al. 2016 (arXiv 1604.06174). The loop is our choice: unrolled rematerialisation saves no memory on
     the CPU, where the compiler merges the second computation with the first.
     """
+    if attribute(model, "is_ensemble"):
+        return _within(model, rematerialised)
     if isinstance(model, Repeat):
         return _Scanned(stage=model.stage, times=model.times)
     if isinstance(model, Sequential):
         return Sequential(*(rematerialised(stage) for stage in model.stages))
     return _Rematerialised(stage=as_target(model))
+
+
+def _within(model: Any, change: Callable[[Any], Any]) -> Any:
+    """Change the purifier that an ensemble draws from, and keep the average."""
+    ensemble = model.after()
+    return dataclasses.replace(ensemble, stage=change(ensemble.stage))
 
 
 def _walk(model: Any, change: Callable[[Any], Any]) -> Any:

@@ -102,7 +102,11 @@ class Sequential:
     """Purify with one purifier after another.
 
     Args:
-        stages: the purifiers, in order. Stage number i receives the keys with i folded in.
+        stages: the purifiers, in order. Stage number i receives the keys with i folded in. The last may be an ensemble
+            (``jaxpurify.Ensemble``): then the whole is one, whose every draw passes all stages.
+
+    Raises:
+        TypeError: if a stage is no purifier, or an ensemble that is not the last.
 
     Source: our choice.
     """
@@ -114,6 +118,11 @@ class Sequential:
             if not callable(stage) or isinstance(stage, type):
                 got = f"the class {stage.__name__}" if isinstance(stage, type) else type(stage).__name__
                 raise TypeError(f"stage {number} of Sequential must be a purifier, got {got}")
+            if attribute(stage, "is_ensemble") and number < len(stages) - 1:
+                raise TypeError(
+                    f"stage {number} of Sequential is an ensemble ({type(stage).__name__}), which averages what a "
+                    "classifier says and gives no images to the next stage: put it last"
+                )
         object.__setattr__(self, "stages", tuple(stages))
 
     @property
@@ -128,7 +137,18 @@ class Sequential:
     def changes_size(self) -> bool:  # type: ignore[override]
         return any(attribute(stage, "changes_size") for stage in self.stages)
 
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the last stage is an ensemble."""
+        return bool(self.stages) and attribute(self.stages[-1], "is_ensemble")
+
+    def after(self, *stages: Any) -> Any:
+        """Return the ensemble that comes last, every draw of which passes the given stages and all of these first."""
+        return self.stages[-1].after(*stages, *self.stages[:-1])
+
     def __call__(self, images, key=None):
+        if self.is_ensemble:
+            return self.after()(images, key)
         for number, stage in enumerate(self.stages):
             images = stage(images, None if key is None else _keys.fold(key, number))
         return images
@@ -155,6 +175,8 @@ class Repeat:
             raise ValueError(f"times must be an integer of at least 1, got {self.times}")
         if attribute(self.stage, "changes_size"):
             raise ValueError("Repeat needs a purifier that keeps the size of its images, got one with changes_size")
+        if attribute(self.stage, "is_ensemble"):
+            raise ValueError("Repeat needs a purifier, got an ensemble: repeat the purifier within it")
 
     @property
     def random(self) -> bool:  # type: ignore[override]
@@ -171,7 +193,7 @@ class Repeat:
 
 
 def attribute(model: Any, name: str) -> bool:
-    """Return ``random``, ``couples_images`` or ``changes_size`` of any callable; absent means False.
+    """Return ``random``, ``couples_images``, ``changes_size`` or the like of any callable; absent means False.
 
     Args:
         model: a purifier, target or plain function.
@@ -229,7 +251,7 @@ class Defended:
 
     Args:
         classifier: images to logits; what ``jaxpurify.classifier`` takes is taken here too.
-        purifier: images to images, or None.
+        purifier: images to images, an ensemble around the classifier, or None.
 
     Raises:
         ValueError: if the purifier changes the size of the images and the classifier cannot take the new one.
@@ -272,6 +294,9 @@ class Defended:
             if key is None:
                 raise ValueError("the defended model is random, expected a key: pass key=jax.random.key(0)")
             key = _keys.per_image(key, images.shape[0])
+        if attribute(self.purifier, "is_ensemble"):
+            ensemble = self.purifier.after()
+            return ensemble.average(Defended(self.classifier, ensemble.stage), images, key)
         if self.purifier is not None:
             images = self.purifier(images, key if attribute(self.purifier, "random") else None)
         outputs = self.classifier(
@@ -306,7 +331,8 @@ def as_target(model: Any) -> Any:
     if not callable(model):
         raise TypeError(f"a target must be callable, got {type(model).__name__}")
     registered = not jax.tree_util.all_leaves([model])
-    if registered and (isinstance(model, Function | Defended) or getattr(model, "is_purifier", False)):
+    known = attribute(model, "is_purifier") or attribute(model, "is_target")
+    if registered and (isinstance(model, Function | Defended) or known):
         return model
     if is_nnx(model):
         return classifier(model)

@@ -34,7 +34,7 @@ def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: int = 64)
         the nearest level). Height and width are those that the purifier returns.
 
     Raises:
-        TypeError: on a dtype that is neither ``uint8`` nor floating point, a raw key, or what is no array.
+        TypeError: on a dtype that is neither ``uint8`` nor floating point, a raw key, an ensemble, or what is no array.
         ValueError: on NaN, values outside [0, 1], an unexpected shape, no image, or a random purifier without key.
 
     Source: our choice.
@@ -49,6 +49,11 @@ def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: int = 64)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size}")
     purifier, several = as_target(purifier), isinstance(images, list | tuple)
+    if attribute(purifier, "is_ensemble"):
+        raise TypeError(
+            f"{_name(purifier)} is an ensemble, which averages what a classifier says and returns no images: use it in "
+            "Defended, or purify with the random purifier within it"
+        )
     given = list(images) if several else [images]
     if not given:
         raise ValueError("images must hold at least one image, got an empty list")

@@ -1,0 +1,197 @@
+"""Feature squeezing: the paper's score and threshold, and attacks that do and do not know of it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxpurify as jp
+from jaxpurify import gradients
+from jaxpurify import keys as jk
+from jaxpurify.detectors import FeatureSqueezing
+from jaxpurify.models import classifier
+from jaxpurify.purifiers import BitDepth, GaussianSmoothing
+from jaxpurify.purifiers.gaussian_noise import GaussianNoise
+from jaxpurify.testing import count_compilations
+
+SQUEEZERS = (BitDepth(bits=3.0), GaussianSmoothing(sigma=0.7))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return jp.networks.load_classifier("photos-cnn")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return jp.datasets.load("photos", split="train", limit=200).images
+
+
+@pytest.fixture(scope="module")
+def detector(model, photos):
+    return FeatureSqueezing(squeezers=SQUEEZERS).calibrated(model, photos)
+
+
+def probabilities(logits):
+    powers = np.exp(np.asarray(logits, np.float64))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_the_score_is_the_largest_distance_of_probabilities(model, photos):
+    images = jnp.asarray(photos[:5])
+    distances = [
+        np.abs(probabilities(model(images)) - probabilities(model(squeeze(images)))).sum(axis=1)
+        for squeeze in SQUEEZERS
+    ]
+    score = FeatureSqueezing(squeezers=SQUEEZERS).score(model, images)
+    np.testing.assert_allclose(score, np.max(distances, axis=0), atol=1e-5)
+    assert len(set(np.argmax(distances, axis=0))) == 2  # neither squeezer stands for both
+
+
+def test_the_default_squeezers_are_those_that_the_paper_joins():
+    bits, median, means = FeatureSqueezing().squeezers
+    assert bits.bits == 5
+    assert median.size == 2
+    assert (2 * means.patch_distance + 1, means.patch_size, round(255 * means.h)) == (11, 3, 4)
+
+
+@pytest.mark.parametrize(("rate", "flagged"), [(0.05, 10), (0.0, 0), (0.02, 4), (0.018, 3)])
+def test_the_threshold_calls_as_many_legitimate_images_adversarial_as_allowed(model, photos, detector, rate, flagged):
+    chosen = detector.calibrated(model, photos, false_positive_rate=rate)
+    scores = np.sort(np.concatenate([detector.score(model, jnp.asarray(part)) for part in np.split(photos, 2)]))
+    assert scores[-flagged - 2] < chosen.threshold < scores[len(scores) - flagged :].min(initial=2.1)
+    assert int(chosen.detects(model, jnp.asarray(photos)).sum()) == flagged
+
+
+def test_calibrating_compiles_one_program(model, photos):
+    chosen = FeatureSqueezing(squeezers=(BitDepth(bits=2.0),))
+    with count_compilations() as compilations:
+        chosen.calibrated(model, photos[:70], batch_size=32)
+        chosen.calibrated(model, photos[:50], batch_size=32)
+    assert compilations.count("<lambda>") == 1
+
+
+def test_without_a_threshold_nothing_is_detected(model, photos):
+    with pytest.raises(ValueError, match="FeatureSqueezing has no threshold yet: choose one with"):
+        FeatureSqueezing(squeezers=SQUEEZERS).detects(model, photos[:2])
+
+
+def test_an_image_that_the_model_has_no_answer_for_is_detected(model, photos, detector):
+    images = jnp.asarray(photos[:3]).at[1, 0, 0, 0].set(jnp.nan)
+    assert detector.detects(model, images).tolist()[1]
+
+
+def test_gradients_are_finite_where_squeezing_changes_nothing(model):
+    images = jnp.concatenate([jnp.zeros((1, 8, 8, 3)), jnp.ones((1, 8, 8, 3)), jnp.full((1, 8, 8, 3), 3 / 7)])
+    slopes = jax.jit(jax.grad(lambda x: FeatureSqueezing(squeezers=SQUEEZERS).score(model, x).sum()))(images)
+    assert np.isfinite(slopes).all()
+
+
+def test_random_squeezers_need_keys_and_draw_apart(model, photos):
+    images, keys = jnp.asarray(photos[:2]), jk.per_image(jax.random.key(0), 2)
+    noisy = FeatureSqueezing(squeezers=(GaussianNoise(), GaussianNoise()))
+    assert noisy.random
+    with pytest.raises(ValueError, match="expected a key"):
+        noisy.score(model, images)
+    first, second = (
+        np.abs(probabilities(model(images)) - probabilities(model(GaussianNoise()(images, jk.fold(keys, i))))).sum(
+            axis=1
+        )
+        for i in range(2)
+    )
+    np.testing.assert_allclose(noisy.score(model, images, keys), np.maximum(first, second), atol=1e-5)
+
+
+def test_new_numbers_do_not_compile_anew(model, photos):
+    images = jnp.asarray(photos[:2])
+    with count_compilations() as compilations:
+        run = jax.jit(lambda detector, target, images: detector.detects(target, images))
+        for bits, threshold in ((3.0, 0.5), (4.0, 0.7)):
+            run(FeatureSqueezing(squeezers=(BitDepth(bits=bits),), threshold=threshold), model, images)
+    assert compilations.count("<lambda>") == 1
+
+
+def evasive(threshold):
+    """Return the loss and success of an attack that wants another class and no alarm."""
+
+    def loss(outputs, labels):
+        margin = jp.attacks.losses.margin(outputs.logits, labels)
+        return jnp.minimum(margin, 0.5) - 5 * jnp.maximum(outputs.score - threshold / 2, 0)
+
+    def success(outputs, labels):
+        return jp.attacks.losses.misclassified(outputs.logits, labels) & (outputs.score <= threshold)
+
+    return loss, success
+
+
+def fragile(weights, images):
+    """Tell bright from dark images, and be far more sensitive to a chequered pattern that they do not have."""
+    checks = (-1.0) ** (np.arange(8)[:, None] + np.arange(8)[None, :])
+    pattern = jnp.asarray(checks[None, :, :, None], images.dtype)
+    bright = weights[0] * (images.mean(axis=(1, 2, 3)) - 0.5) + weights[1] * (images * pattern).mean(axis=(1, 2, 3))
+    return jnp.stack([-bright, bright], axis=1)
+
+
+def test_blind_images_are_detected_and_an_adaptive_attack_evades(lenient):  # Optax promotes dtypes
+    random, key = np.random.default_rng(0), jax.random.key(0)
+    labels = np.arange(200) % 2
+    brightness = 0.5 + random.uniform(0.01, 0.08, 200) * np.where(labels, 1, -1)
+    legitimate = np.float32(brightness[:, None, None, None] + random.normal(0, 0.02, (200, 8, 8, 3)))
+    model = classifier(fragile, jnp.array([30.0, 60.0]))
+    chosen = FeatureSqueezing(squeezers=(BitDepth(bits=5.0), GaussianSmoothing())).calibrated(model, legitimate[:160])
+    images, labels = legitimate[160:], labels[160:]
+    assert chosen.detects(model, images).mean() < 0.15
+
+    blind = jp.attacks.PGD(epsilon=0.1, steps=10)(model, images, labels, key)
+    assert blind.success.all()
+    assert chosen.detects(model, blind.images).all()
+
+    stand_ins = tuple(gradients.substitute(s) if gradients.has_surrogate(s) else s for s in chosen.squeezers)
+    known = dataclasses.replace(chosen, squeezers=stand_ins)
+    loss, success = evasive(chosen.threshold)
+    attack = jp.attacks.PGD(epsilon=0.1, steps=150, step_size=0.005, update=optax.adam, loss=loss, success=success)
+    adaptive = attack(known.around(model), images, labels, key)
+    assert adaptive.success.mean() > 0.9
+    wrong = model(adaptive.images).argmax(axis=1) != labels
+    np.testing.assert_array_equal(adaptive.success, wrong & ~chosen.detects(model, adaptive.images))
+    assert np.abs(np.asarray(adaptive.images) - images).max() <= 0.1 + 1e-6
+
+
+def test_around_a_target_the_logits_stay_and_the_score_stands_beside(model, photos, detector):
+    images = jnp.asarray(photos[:3])
+    logits, score = detector.around(model)(images)
+    np.testing.assert_array_equal(logits, model(images))
+    np.testing.assert_allclose(score, detector.score(model, images), atol=1e-6)
+
+
+def test_a_random_target_gets_its_keys(photos, detector):
+    def noisy(images, key):
+        return jax.vmap(lambda k: jax.random.normal(k, (4,)))(key) + 0 * images.mean(axis=(1, 2, 3))[:, None]
+
+    target = classifier(noisy, random=True)
+    around = detector.around(target)
+    assert around.random
+    keys = jk.per_image(jax.random.key(0), 2)
+    np.testing.assert_array_equal(around(photos[:2], keys).logits, target(photos[:2], keys))
+    with pytest.raises(ValueError, match="expected a key"):
+        around(photos[:2])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"squeezers": ()}, r"squeezers must be a tuple of purifiers, got \(\)"),
+        ({"squeezers": (BitDepth(),), "threshold": 2.5}, "threshold must be a distance of probabilities, from 0 to 2"),
+    ],
+)
+def test_nonsense_is_refused_in_one_sentence(fields, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureSqueezing(**fields)
+
+
+def test_a_false_positive_rate_out_of_its_domain_is_refused(model, photos, detector):
+    with pytest.raises(ValueError, match="false_positive_rate must be at least 0 and below 1, got 1"):
+        detector.calibrated(model, photos, false_positive_rate=1.0)
