@@ -3,12 +3,44 @@
 from typing import Any
 
 from jaxpurify import specification
+from jaxpurify.ensembles import CropEnsemble
 from jaxpurify.models import Sequential
 from jaxpurify.purifiers.bit_depth import BitDepth
+from jaxpurify.purifiers.frequency import LowPass, RandomFrequencyMask
+from jaxpurify.purifiers.gaussian_noise import GaussianNoise
 from jaxpurify.purifiers.identity import Identity
+from jaxpurify.purifiers.jpeg import JPEG
+from jaxpurify.purifiers.median import Median
+from jaxpurify.purifiers.non_local_means import NonLocalMeans
+from jaxpurify.purifiers.pixel_deflection import PixelDeflection
+from jaxpurify.purifiers.quilting import Quilting
+from jaxpurify.purifiers.random_crop import RandomCrop
+from jaxpurify.purifiers.random_resizing import RandomResizing
+from jaxpurify.purifiers.resizing import Resizing
 from jaxpurify.purifiers.smoothing import GaussianSmoothing
+from jaxpurify.purifiers.total_variation import RandomPixelTotalVariation, TotalVariation
+from jaxpurify.purifiers.wavelet import WaveletDenoising
 
-PURIFIERS: dict[str, type] = {"none": Identity, "gaussian-smoothing": GaussianSmoothing, "bit-depth": BitDepth}
+PURIFIERS: dict[str, type] = {
+    "none": Identity,
+    "gaussian-smoothing": GaussianSmoothing,
+    "wavelet": WaveletDenoising,
+    "frequency-mask": RandomFrequencyMask,
+    "low-pass": LowPass,
+    "jpeg": JPEG,
+    "total-variation": TotalVariation,
+    "random-pixel-total-variation": RandomPixelTotalVariation,
+    "bit-depth": BitDepth,
+    "median": Median,
+    "non-local-means": NonLocalMeans,
+    "random-resizing": RandomResizing,
+    "random-crop": RandomCrop,
+    "crop-ensemble": CropEnsemble,
+    "pixel-deflection": PixelDeflection,
+    "quilting": Quilting,
+    "gaussian-noise": GaussianNoise,
+    "resizing": Resizing,
+}
 
 
 def names() -> dict[str, type]:
