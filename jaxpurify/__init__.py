@@ -9,6 +9,8 @@ from jaxpurify import networks as networks
 from jaxpurify import purifiers as purifiers
 from jaxpurify import testing as testing
 from jaxpurify import transforms as transforms
+from jaxpurify.detectors import FeatureSqueezing as FeatureSqueezing
+from jaxpurify.ensembles import Ensemble as Ensemble
 from jaxpurify.evaluation import Evaluation as Evaluation
 from jaxpurify.evaluation import ThreatModel as ThreatModel
 from jaxpurify.evaluation import evaluate as evaluate

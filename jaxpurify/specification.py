@@ -1,6 +1,7 @@
 """Purifiers and attacks by name: ``name`` or ``name:field=value,field=value``, as the command takes them."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ def fields(cls: type) -> dict[str, Any]:
     """
     found = {}
     for field in dataclasses.fields(cls):
-        optional_number = field.default is None and "float" in str(field.type)
+        optional_number = field.default is None and _numbers(field)
         if optional_number or isinstance(field.default, int | float | str | bool):
             found[field.name] = field.default
     return found
@@ -63,22 +64,24 @@ def make(text: str, classes: Mapping[str, type], *, kind: str) -> Any:
     if name not in classes:
         raise ValueError(f"unknown {kind} {name!r}, expected one of: {', '.join(sorted(classes))}")
     known, arguments = fields(classes[name]), {}
+    declared = {field.name: field for field in dataclasses.fields(classes[name])}
     for part in filter(None, rest.split(",")):
         field, equals, value = part.partition("=")
         if not equals or field not in known:
             choices = ", ".join(f"{key}={default}" for key, default in known.items()) or "no fields"
             raise ValueError(f"{name} does not understand {part!r}, expected field=value with fields among: {choices}")
-        optional = value.lower() == "none" and field in _optional(classes[name])
-        arguments[field] = None if optional else _value(value, known[field], f"{name}:{field}")
+        arguments[field] = _value(value, known[field], declared[field], f"{name}:{field}")
     return classes[name](**arguments)
 
 
-def _optional(cls: type) -> set[str]:
-    """Return the fields that may be left without a value, which is written as ``none``."""
-    return {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
+def _numbers(field: Any) -> set[str]:
+    """Return which kinds of numbers a field's annotation names."""
+    return {"int", "float"} & set(re.findall(r"\w+", str(field.type)))
 
 
-def _value(text: str, default: Any, where: str) -> Any:
+def _value(text: str, default: Any, field: Any, where: str) -> Any:
+    if text.lower() == "none" and "None" in str(field.type):
+        return None
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{where} must be true or false, got {text!r}")
@@ -89,6 +92,7 @@ def _value(text: str, default: Any, where: str) -> Any:
         value = number(text)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    if isinstance(default, int) and not isinstance(value, int):
+    whole = isinstance(default, int) if default is not None else "float" not in _numbers(field)
+    if whole and not isinstance(value, int):
         raise ValueError(f"{where} must be an integer, got {text!r}")
-    return float(value) if default is None or isinstance(default, float) else value
+    return value if whole else float(value)

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "attack a classifier behind purifiers, and report what is left standing",
     "purify": "purify an image file, or a folder of images",
     "attack": "write attacked images, to show to other models",
+    "detect": "measure how well feature squeezing detects attacked images",
     "convert": "turn a PyTorch checkpoint into weights that jaxpurify loads",
     "report": "draw the report of an evaluation again from its folder",
     "gallery": "draw a photograph before and after every purifier",

@@ -17,6 +17,7 @@ DATA = {
     "FOLDER": "images, a folder a class, or with their labels in a .csv file",
     "NAME": "a data set of TensorFlow Datasets, such as cifar10",
 }
+DETECTORS = {"feature-squeezing": "Call images adversarial whose probabilities change much when they are squeezed."}
 TRAITS = {"random": "random", "changes_size": "changes the size", "couples_images": "couples the images of a batch"}
 
 
@@ -30,6 +31,7 @@ def catalogue() -> int:
     from jaxpurify.networks.registry import architecture
 
     _show("Purifiers: --purifier NAME:option=value,option=value; in turn: NAME+NAME", entries(purifiers.names()))
+    _show("Detectors: jaxpurify detect --squeezer NAME:option=value", DETECTORS)
     _show("Attacks: --attack NAME:option=value,option=value", entries(attacks.names()))
     _show("Threat models: --threat-model NAME", THREAT_MODELS)
     shipped = {name: "with weights" if architecture(name).shipped else "needs --weights" for name in networks.names()}
@@ -68,7 +70,7 @@ def entries(classes: Mapping[str, type]) -> dict[str, str]:
 
     found = {}
     for name, cls in classes.items():
-        options = [f"{field}={_value(field, default)}" for field, default in fields(cls).items() if default is not None]
+        options = [f"{field}={_value(field, default)}" for field, default in fields(cls).items()]
         traits = [words for trait, words in TRAITS.items() if getattr(cls, trait, False) is True]
         summary = (cls.__doc__ or "").strip().splitlines()[0]
         typed = f"{name}:{','.join(options)}" if options else name
@@ -77,7 +79,7 @@ def entries(classes: Mapping[str, type]) -> dict[str, str]:
 
 
 def _value(field: str, default: object) -> str:
-    if isinstance(default, bool):
+    if default is None or isinstance(default, bool):
         return str(default).lower()
     if field == "epsilon" and isinstance(default, float):
         return f"{round(default * 255)}/255"

@@ -1,7 +1,8 @@
 """``jaxpurify gallery``: draw a photograph before and after every purifier."""
 
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro import conf
 
@@ -61,6 +62,10 @@ def gallery(
     }
     figures["gallery"] = drawn.gallery(shown, shown_purifiers, key=key)
     for name, figure in figures.items():
-        write_whole(path / f"{name}.png", lambda file, figure=figure: file.write(png(figure)))
+        write_whole(path / f"{name}.png", functools.partial(_put, png(figure)))
     print(f"{len(figures)} pictures: {path / 'gallery.png'} shows all")
     return 0
+
+
+def _put(contents: bytes, file: Any) -> None:
+    file.write(contents)

@@ -80,6 +80,29 @@ class Input:
             print(f"note: the classes of {data.name} have other names than those of {name}", file=sys.stderr)
         return data, classifier
 
+    def other(self, which: str) -> Any:
+        """Load other images beside these: another split of the same data, or another file or folder.
+
+        Args:
+            which: the name of a split, or a path.
+
+        Returns:
+            The data set, of at most as many images.
+
+        Raises:
+            ValueError: if it cannot be loaded.
+        """
+        from pathlib import Path
+
+        from jaxpurify import datasets
+
+        options: dict[str, Any] = {} if self.size is None else {"size": self.size}
+        if Path(which).exists():
+            return datasets.load(which, limit=self.limit, **options)
+        if self.data != EMBEDDED and Path(self.data).exists():
+            raise ValueError(f"{self.data} has no split {which!r}, expected a file or folder with other images")
+        return datasets.load(self.data, split=which, limit=self.limit, **options)
+
 
 @joined
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -177,7 +177,7 @@ def _filter(images: Array, gains: Array) -> Array:
 def _analyse(images: Array) -> list[list[Array]]:
     """Return planar blocks of coefficients."""
     rows, columns = (_bases(size, images.dtype) for size in images.shape[1:3])
-    blocks = []
+    blocks: list[list[Array]] = []
     for vertical, folded in zip(rows, _fold(images, axis=1), strict=True):
         blocks.append([])
         for horizontal, part in zip(columns, _fold(folded, axis=2), strict=True):

@@ -78,14 +78,14 @@ def frequency_mask(
     check_radii(min_radius, max_radius)
     distance = frequency_distance(height, width, transform=transform)
     chance = jnp.asarray(1 - distance / max(distance.max(), np.finfo(float).tiny), dtype)
-    distance, low, high = (jnp.asarray(value, dtype) for value in (distance, min_radius, max_radius))
+    reached, low, high = (jnp.asarray(value, dtype) for value in (distance, min_radius, max_radius))
 
     def draw(key):
         radius = low + (high - low) * jax.random.uniform(jax.random.fold_in(key, 0), (), dtype)
-        uniform = jax.random.uniform(jax.random.fold_in(key, 1), distance.shape, dtype)
+        uniform = jax.random.uniform(jax.random.fold_in(key, 1), reached.shape, dtype)
         if transform == "fft":
             uniform = _share_with_the_negative(uniform, width)
-        return ((distance <= radius) | (uniform < chance)).astype(dtype)
+        return ((reached <= radius) | (uniform < chance)).astype(dtype)
 
     return jax.vmap(draw)(keys)
 

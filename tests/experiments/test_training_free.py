@@ -1,0 +1,57 @@
+"""The study of the purifiers that need no training: selection, ladder and table, on a few photographs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxpurify import purifiers
+
+FILE = Path(__file__).parents[2] / "experiments/training_free.py"
+
+
+@pytest.fixture(scope="module")
+def study():
+    spec = importlib.util.spec_from_file_location("training_free", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_candidate_can_be_made(study):
+    for specifications in study.CANDIDATES.values():
+        for specification in specifications:
+            purifiers.make(specification)
+
+
+def test_every_registered_purifier_is_in_the_table(study):
+    left_out = {"none", "random-crop"}  # the crops appear as the ensemble
+    named = {specification.partition(":")[0] for each in study.CANDIDATES.values() for specification in each}
+    assert named | left_out >= set(purifiers.names())
+
+
+def test_parameters_are_selected_on_training_images_and_scored_on_others(study, tmp_path, capsys):
+    config = study.Config(
+        folder=tmp_path / "run",
+        output=tmp_path / "table.md",
+        purifiers=("bit-depth", "gaussian-noise"),
+        images=4,
+        steps=1,
+        eot_samples=2,
+        noise_draws=2,
+        batch_size=4,
+    )
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        study.main(config)
+    selection = json.loads((tmp_path / "run/selection.json").read_text())
+    for name, chosen in selection["chosen"].items():
+        tried = selection["measured"][name]
+        assert set(tried) == set(study.CANDIDATES[name])
+        assert sum(tried[chosen]) == max(sum(figures) for figures in tried.values())
+    text = (tmp_path / "table.md").read_text()
+    assert text in capsys.readouterr().out
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| `")]
+    assert rows == ["`none`", *(f"`{chosen}`" for chosen in selection["chosen"].values())]
+    assert "Parameters selected on 4 training images, scored on test images." in text
