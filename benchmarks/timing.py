@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import jax
 
 
+PAUSE = 0.05  # seconds after each call, in which the threads of another library stop spinning for more work
+
+
 def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 9) -> dict[str, float]:
     """Time functions in turn, round after round, so that whatever slows the machine slows all of them.
 
@@ -28,6 +31,7 @@ def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 9) -> di
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)
+            time.sleep(PAUSE)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
