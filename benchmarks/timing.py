@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-
 PAUSE = 0.05  # seconds after each call, in which the threads of another library stop spinning for more work
 
 

@@ -1,7 +1,7 @@
 """All purifiers that need no training, against attackers who know more and more.
 
     python experiments/training_free.py                                  # photographs, small: a minute or two
-    python experiments/training_free.py --real DATA --output table.md    # CIFAR-10 with ResNet-20: about two hours
+    python experiments/training_free.py --real DATA --output table.md    # CIFAR-10 with ResNet-20: about an hour
 
 DATA is a folder with cifar10/train.npz, cifar10/test.npz (`images`, `labels`) and the checkpoint cifar10/resnet20.th of
 akamaster/pytorch_resnet_cifar10.
@@ -69,13 +69,14 @@ class Config:
     folder: Path = Path("runs/training-free")
     output: Path | None = None
     purifiers: tuple[str, ...] = tuple(CANDIDATES)
-    images: int | None = None  # 128 of CIFAR-10, 32 patches of photographs
+    images: int | None = None  # test images: 64 of CIFAR-10, 32 patches of photographs
+    training_images: int | None = None  # for selection: 128, or 32
     steps: int | None = None  # of PGD: 40, or 5
     eot_samples: int | None = None  # 20, or 2
-    noise_draws: int | None = None  # 256, or 16
+    noise_draws: int | None = None  # 100, or 16
     epsilon: float = 8 / 255
     seed: int = 0
-    batch_size: int = 64
+    batch_size: int = 32
 
     def figure(self, name: str, real: int, small: int) -> int:
         """Return a count, or the one that fits the data."""
@@ -85,12 +86,12 @@ class Config:
 
 def load(config: Config) -> tuple[Any, Any, Any]:
     """Load the classifier, and as many training as test images."""
-    count = config.figure("images", 128, 32)
+    counts = {"train": config.figure("training_images", 128, 32), "test": config.figure("images", 64, 32)}
     if config.real is None:
-        train, test = (jp.datasets.load("photos", split=split, limit=count) for split in ("train", "test"))
+        train, test = (jp.datasets.load("photos", split=split, limit=count) for split, count in counts.items())
         return jp.networks.load_classifier("photos-cnn"), train, test
     folder = config.real / "cifar10"
-    train, test = (jp.datasets.load(str(folder / f"{split}.npz"), limit=count) for split in ("train", "test"))
+    train, test = (jp.datasets.load(str(folder / f"{split}.npz"), limit=count) for split, count in counts.items())
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "resnet20.safetensors"
         convert(folder / "resnet20.th", weights)
@@ -156,7 +157,7 @@ def evaluate(config: Config, classifier: Any, test: Any, chosen: dict[str, str])
                 run=config.folder / name,
                 batch_size=config.batch_size,
                 devices="all",
-                noise_draws=config.figure("noise_draws", 256, 16),
+                noise_draws=config.figure("noise_draws", 100, 16),
             )
         )
     return found
@@ -176,8 +177,8 @@ def markdown(config: Config, found: list[Evaluation]) -> str:
     about = (
         f"{title(found[0])}. Robust accuracy in percent [95 % interval] under {attack}, random purifiers through the "
         f"expectation over {config.figure('eot_samples', 20, 2)} draws a step; "
-        f"`noise`: {config.figure('noise_draws', 256, 16)} draws. "
-        f"Parameters selected on {config.figure('images', 128, 32)} training images, scored on test images."
+        f"`noise`: {config.figure('noise_draws', 100, 16)} draws. "
+        f"Parameters selected on {config.figure('training_images', 128, 32)} training images, scored on test images."
     )
     flags = dict.fromkeys(flag for evaluation in found for flag in evaluation.flags)
     return "\n".join([*lines, "", about, "", *(f"* {flag}" for flag in flags)]) + "\n"

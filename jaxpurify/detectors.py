@@ -35,6 +35,7 @@ class Detector:
 
     threshold: Any
     random = False
+    is_detector = True
 
     def score(self, target: Any, images: Any, key: Any = None) -> jax.Array:
         """Return how suspicious images are, shape ``(batch,)``; a detector defines it."""
@@ -173,9 +174,9 @@ class FeatureSqueezing(Detector):
 
     Example:
         >>> import jaxpurify as jp
-        >>> from jaxpurify.detectors import FeatureSqueezing
         >>> classifier, data = jp.networks.load_classifier("photos-cnn"), jp.datasets.load("photos", split="train")
-        >>> detector = FeatureSqueezing(squeezers=(jp.purifiers.BitDepth(bits=4), jp.purifiers.GaussianSmoothing()))
+        >>> squeezers = jp.purifiers.BitDepth(bits=4), jp.purifiers.GaussianSmoothing()
+        >>> detector = jp.FeatureSqueezing(squeezers=squeezers)
         >>> detector = detector.calibrated(classifier, data.images[:100])
         >>> int(detector.detects(classifier, data.images[:100]).sum())
         5

@@ -59,10 +59,9 @@ class Ensemble(_Around):
 
     Example:
         >>> import jax, jaxpurify as jp
-        >>> from jaxpurify.ensembles import Ensemble
-        >>> from jaxpurify.purifiers.gaussian_noise import GaussianNoise
         >>> images = jp.datasets.load("photos", limit=2).images
-        >>> model = jp.Defended(jp.networks.load_classifier("photos-cnn"), Ensemble(stage=GaussianNoise(), samples=3))
+        >>> ensemble = jp.Ensemble(stage=jp.purifiers.GaussianNoise(), samples=3)
+        >>> model = jp.Defended(jp.networks.load_classifier("photos-cnn"), ensemble)
         >>> model(images, jax.random.key(0)).shape
         (2, 8)
     """
@@ -137,8 +136,8 @@ class CropEnsemble(_Around):
     Source: Guo, Rana, Cissé and van der Maaten 2018 (arXiv 1711.00117), section 4: 30 crops of 90 pixels out of 224.
 
     Example:
-        >>> from jaxpurify.ensembles import CropEnsemble
-        >>> CropEnsemble(share=0.75, samples=10).after().stage
+        >>> import jaxpurify as jp
+        >>> jp.purifiers.CropEnsemble(share=0.75, samples=10).after().stage
         RandomCrop(share=0.75, method='bilinear')
     """
 

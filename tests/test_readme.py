@@ -1,17 +1,49 @@
-"""The README's Python runs as it stands, from top to bottom."""
+"""The Python of the README and of each page runs as it stands, from top to bottom; links lead to files."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import pytest
+
+from jaxpurify import purifiers
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def python(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def run(page):
+    names: dict = {}
+    for block in python(page):
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+def test_every_purifier_has_a_page_and_a_picture():
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name in set(purifiers.names()) - {"none"}:
+        assert f"images/{name}.png" in pages
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python(page)], ids=lambda page: page.stem)
+def test_a_page_runs(page, lenient, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(page)
 
 
 def test_the_readme_runs(lenient, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) >= 3
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+    assert len(python(README)) >= 3
+    names = run(README)
     assert names["stack"].shape == (3, *names["data"].images.shape)
     assert names["evaluation"].worst_case("gs").fraction <= names["evaluation"].clean("gs").fraction

@@ -23,9 +23,9 @@ def gallery(
 ) -> int:
     """Draw a photograph, attacked, before and after every purifier.
 
-    Writes FOLDER/gallery.png, with all of them side by side, and FOLDER/NAME.png for each. The attack knows the
-    embedded classifier and none of the purifiers. Under each picture stands its peak signal-to-noise ratio to the
-    clean one.
+    Writes FOLDER/gallery.png, with all of them and the score of a detector side by side, and FOLDER/NAME.png for each.
+    The attack knows the embedded classifier and none of the purifiers. Under each picture stands its peak
+    signal-to-noise ratio to the clean one.
 
     Args:
         output: Where to.
@@ -42,6 +42,7 @@ def gallery(
     import jax
 
     from jaxpurify import images
+    from jaxpurify.detectors import FeatureSqueezing
     from jaxpurify.evaluation import gallery as drawn
     from jaxpurify.evaluation.drawing import png
     from jaxpurify.evaluation.run_folder import slug
@@ -49,6 +50,8 @@ def gallery(
     from jaxpurify.purifiers import names
 
     shown_purifiers = purifiers(purifier or [name for name in names() if name != "none"])
+    if not purifier:
+        shown_purifiers["feature-squeezing"] = FeatureSqueezing()
     picture = None if photograph is None else images.read(photograph)
     picture = picture if picture is None or picture.shape[-1] == 3 else picture[..., :1].repeat(3, axis=-1)
     key = jax.random.key(seed)

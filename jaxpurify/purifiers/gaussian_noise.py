@@ -28,8 +28,8 @@ class GaussianNoise:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jaxpurify.purifiers.gaussian_noise import GaussianNoise
-        >>> noisy = GaussianNoise(sigma=0.1)(jnp.full((1, 64, 64, 3), 0.5), jax.random.key(0))
+        >>> import jaxpurify as jp
+        >>> noisy = jp.purifiers.GaussianNoise(sigma=0.1)(jnp.full((1, 64, 64, 3), 0.5), jax.random.key(0))
         >>> round(float(noisy.std()), 2)
         0.1
     """

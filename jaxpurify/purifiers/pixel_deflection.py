@@ -38,8 +38,8 @@ class PixelDeflection:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jaxpurify.purifiers.pixel_deflection import PixelDeflection
-        >>> purifier = PixelDeflection(share=0.05)
+        >>> import jaxpurify as jp
+        >>> purifier = jp.purifiers.PixelDeflection(share=0.05)
         >>> purifier(jnp.full((2, 32, 32, 3), 0.25), jax.random.key(0)).shape
         (2, 32, 32, 3)
     """

@@ -53,9 +53,9 @@ class Quilting:
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np
-        >>> from jaxpurify.purifiers.quilting import Quilting
+        >>> import jaxpurify as jp
         >>> patches = np.linspace(0, 1, 16, dtype=np.float32)[:, None, None, None] * np.ones((1, 5, 5, 3), np.float32)
-        >>> quilt = Quilting(patches=patches, neighbours=1)(jnp.full((1, 9, 8, 3), 0.42))
+        >>> quilt = jp.purifiers.Quilting(patches=patches, neighbours=1)(jnp.full((1, 9, 8, 3), 0.42))
         >>> round(float(quilt.mean()), 3)
         0.4
     """

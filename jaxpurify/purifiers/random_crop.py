@@ -33,8 +33,8 @@ class RandomCrop:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jaxpurify.purifiers.random_crop import RandomCrop
-        >>> RandomCrop(share=0.5)(jnp.ones((2, 32, 32, 3)), jax.random.key(0)).shape
+        >>> import jaxpurify as jp
+        >>> jp.purifiers.RandomCrop(share=0.5)(jnp.ones((2, 32, 32, 3)), jax.random.key(0)).shape
         (2, 32, 32, 3)
     """
 

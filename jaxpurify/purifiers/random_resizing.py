@@ -39,8 +39,8 @@ class RandomResizing:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jaxpurify.purifiers.random_resizing import RandomResizing
-        >>> purifier = RandomResizing()
+        >>> import jaxpurify as jp
+        >>> purifier = jp.purifiers.RandomResizing()
         >>> purifier(jnp.ones((1, 299, 299, 3)), jax.random.key(0)).shape
         (1, 331, 331, 3)
     """

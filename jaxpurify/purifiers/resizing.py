@@ -37,8 +37,8 @@ class Resizing:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxpurify.purifiers.resizing import Resizing
-        >>> Resizing(scale=2.0, method="lanczos3", back=False)(jnp.ones((1, 8, 6, 3))).shape
+        >>> import jaxpurify as jp
+        >>> jp.purifiers.Resizing(scale=2.0, method="lanczos3", back=False)(jnp.ones((1, 8, 6, 3))).shape
         (1, 16, 12, 3)
     """
 

@@ -66,8 +66,8 @@ class WaveletDenoising:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxpurify.purifiers.wavelet import WaveletDenoising
-        >>> WaveletDenoising(sigma=0.04)(jnp.full((1, 31, 45, 3), 0.25)).shape
+        >>> import jaxpurify as jp
+        >>> jp.purifiers.WaveletDenoising(sigma=0.04)(jnp.full((1, 31, 45, 3), 0.25)).shape
         (1, 31, 45, 3)
     """
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpurify import networks
+from jaxpurify.detectors import FeatureSqueezing
 from jaxpurify.evaluation import gallery
 from jaxpurify.models import purifier
 from jaxpurify.purifiers import BitDepth, Identity
@@ -51,6 +52,14 @@ def test_a_tile_for_each_and_its_distance_to_the_clean_image(shown):
     error = np.mean((shown.attacked - shown.clean) ** 2)
     assert words(figure)[2] == f"none\n{-10 * np.log10(error):.1f} dB"
     np.testing.assert_array_equal(figure.axes[0].images[4].get_array(), shown.attacked[0, ::2, ::2])
+
+
+def test_a_detector_shows_its_scores(shown):
+    detector = FeatureSqueezing(squeezers=(BitDepth(bits=2.0),))
+    model = networks.load_classifier("photos-cnn")
+    scores = [float(detector.score(model, image)[0]) for image in (shown.attacked, shown.clean)]
+    figure = gallery.gallery(shown, {"squeezing": detector})
+    assert words(figure)[2] == "squeezing\nscore {:.2f}, clean {:.2f}".format(*scores)
 
 
 def test_before_and_after_and_the_change(shown):
