@@ -34,7 +34,7 @@ from jaxpurify.evaluation.threat_models import LADDER
 from jaxpurify.models import attribute
 from jaxpurify.networks import convert
 
-# What is tried on training images. The first of each is the default.
+# What is tried on training images.
 CANDIDATES: dict[str, tuple[str, ...]] = {
     "gaussian-smoothing": tuple(f"gaussian-smoothing:sigma=0.5,iterations={n}" for n in (1, 2, 4)),
     "wavelet": tuple(f"wavelet:sigma={s}" for s in (0.02, 0.04, 0.08, 0.12)),
@@ -98,6 +98,18 @@ def load(config: Config) -> tuple[Any, Any, Any]:
         return jp.networks.load_classifier("cifar-resnet20", weights=weights), train, test
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """Return what a selection depends on."""
+    return {
+        "real": None if config.real is None else str(config.real),
+        "purifiers": {name: list(CANDIDATES[name]) for name in config.purifiers},
+        "images": config.figure("training_images", 128, 32),
+        "steps": config.figure("steps", 40, 5),
+        "epsilon": config.epsilon,
+        "seed": config.seed,
+    }
+
+
 def select(config: Config, classifier: Any, train: Any) -> dict[str, str]:
     """Return each purifier's specification with the best mean of clean and blind accuracy on training images."""
     key = jax.random.key(config.seed + 1)
@@ -115,7 +127,9 @@ def select(config: Config, classifier: Any, train: Any) -> dict[str, str]:
             print(f"{specification:60} clean {clean:6.1%}  blind {blind:6.1%}", flush=True)
     chosen = {name: max(tried, key=lambda text, tried=tried: sum(tried[text])) for name, tried in measured.items()}
     config.folder.mkdir(parents=True, exist_ok=True)
-    (config.folder / "selection.json").write_text(json.dumps({"chosen": chosen, "measured": measured}, indent=1))
+    (config.folder / "selection.json").write_text(
+        json.dumps({"settings": settings(config), "chosen": chosen, "measured": measured}, indent=1)
+    )
     return chosen
 
 
@@ -176,7 +190,7 @@ def markdown(config: Config, found: list[Evaluation]) -> str:
     attack = f"PGD-{config.figure('steps', 40, 5)} at {round(255 * config.epsilon)}/255"
     about = (
         f"{title(found[0])}. Robust accuracy in percent [95 % interval] under {attack}, random purifiers through the "
-        f"expectation over {config.figure('eot_samples', 20, 2)} draws a step; "
+        f"expectation over {config.figure('eot_samples', 20, 2)} draws a step, ensembles through one average a step; "
         f"`noise`: {config.figure('noise_draws', 100, 16)} draws. "
         f"Parameters selected on {config.figure('training_images', 128, 32)} training images, scored on test images."
     )
@@ -188,7 +202,9 @@ def main(config: Config) -> None:
     """Selects parameters, climbs the ladder and prints the table."""
     classifier, train, test = load(config)
     kept = config.folder / "selection.json"
-    chosen = json.loads(kept.read_text())["chosen"] if kept.exists() else select(config, classifier, train)
+    earlier = json.loads(kept.read_text()) if kept.exists() else {}
+    known = earlier.get("settings") == settings(config)
+    chosen = earlier["chosen"] if known else select(config, classifier, train)
     text = markdown(config, evaluate(config, classifier, test, chosen))
     print(text)
     if config.output is not None:

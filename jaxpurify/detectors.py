@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpurify import gradients
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
 from jaxpurify.models import Defended, as_target, attribute
@@ -40,6 +41,10 @@ class Detector:
     def score(self, target: Any, images: Any, key: Any = None) -> jax.Array:
         """Return how suspicious images are, shape ``(batch,)``; a detector defines it."""
         raise NotImplementedError
+
+    def differentiable(self) -> Any:
+        """Return what an attack that knows the detector differentiates: itself, unless a detector says otherwise."""
+        return self
 
     def detects(self, target: Any, images: Any, key: Any = None) -> jax.Array:
         """Say which images are called adversarial.
@@ -88,6 +93,8 @@ class Detector:
         Raises:
             ValueError: if the rate is out of its domain or a score is not finite.
         """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size}")
         if not 0 <= false_positive_rate < 1:
             raise ValueError(f"false_positive_rate must be at least 0 and below 1, got {false_positive_rate}")
         target, images = as_target(target), np.asarray(images)
@@ -187,7 +194,10 @@ class FeatureSqueezing(Detector):
 
     def check(self):
         """Refuse a detector without squeezers, and thresholds that are no distance."""
-        if not isinstance(self.squeezers, tuple) or not self.squeezers or not all(map(callable, self.squeezers)):
+        made = isinstance(self.squeezers, tuple) and all(
+            callable(each) and not isinstance(each, type) for each in self.squeezers
+        )
+        if not made or not self.squeezers:
             raise ValueError(f"squeezers must be a tuple of purifiers, got {self.squeezers!r}")
         if self.threshold is not None and concrete(self.threshold) and not 0 <= self.threshold <= 2:
             raise ValueError(f"threshold must be a distance of probabilities, from 0 to 2, got {self.threshold}")
@@ -195,6 +205,11 @@ class FeatureSqueezing(Detector):
     @property
     def random(self) -> bool:  # type: ignore[override]
         return any(attribute(squeezer, "random") for squeezer in self.squeezers)
+
+    def differentiable(self) -> Any:
+        """Return the detector with a surrogate going backward wherever a squeezer declares one."""
+        stand_ins = (gradients.substitute(s) if gradients.has_surrogate(s) else s for s in self.squeezers)
+        return dataclasses.replace(self, squeezers=tuple(stand_ins))
 
     def score(self, target: Any, images: Any, key: Any = None) -> jax.Array:
         """Return the largest distance between the probabilities of images and of squeezed images.

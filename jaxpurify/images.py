@@ -19,12 +19,13 @@ TOLERANCE = 1e-6
 CHANNELS = (1, 2, 3, 4)
 
 
-def check_images(images: Any, *, name: str = "images") -> None:
+def check_images(images: Any, *, name: str = "images", features: bool = False) -> None:
     """Check shape and dtype, statically, so that it works under ``jit``.
 
     Args:
         images: what the caller gave.
         name: the argument's name, for the message.
+        features: whether feature maps of any number of channels are meant too.
 
     Raises:
         TypeError: if the dtype is not a float of 32 or 64 bits.
@@ -46,7 +47,7 @@ def check_images(images: Any, *, name: str = "images") -> None:
         raise ValueError(f"{expected}, got an empty batch of shape {shape}")
     if 0 in shape:
         raise ValueError(f"{expected}, got shape {shape}, which has no pixels")
-    if shape[1] in (1, 3) and shape[3] not in CHANNELS:
+    if not features and shape[1] in (1, 3) and shape[3] not in CHANNELS:
         raise ValueError(f"{expected}, got shape {shape}: channels first? use images.transpose(0, 2, 3, 1)")
 
 

@@ -61,7 +61,7 @@ def purifier(cls: Class) -> Class:
             setattr(cls, attribute, False)
     cls.__call__ = _checked(cls.__call__)  # type: ignore[method-assign, misc]
     cls.is_purifier = True  # type: ignore[attr-defined]
-    return pytree_dataclass(cls, class_attributes=ATTRIBUTES)
+    return pytree_dataclass(cls, class_attributes=ATTRIBUTES, typed=True)
 
 
 def _checked(call: Callable) -> Callable:

@@ -26,7 +26,7 @@ def static(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MIS
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def pytree_dataclass(cls: Class, *, class_attributes: tuple[str, ...] = ()) -> Class:
+def pytree_dataclass(cls: Class, *, class_attributes: tuple[str, ...] = (), typed: bool = False) -> Class:
     """Turn a class into a frozen keyword-only dataclass registered as a pytree.
 
     Annotated fields are children (numbers are leaves); fields made by ``static`` are structure. Construction by a
@@ -36,6 +36,7 @@ def pytree_dataclass(cls: Class, *, class_attributes: tuple[str, ...] = ()) -> C
     Args:
         cls: the class, with annotated fields.
         class_attributes: annotated names that are attributes of the class and not fields.
+        typed: whether construction refuses values that are plainly of another type than a field's annotation.
 
     Returns:
         The same class, registered.
@@ -51,6 +52,8 @@ def pytree_dataclass(cls: Class, *, class_attributes: tuple[str, ...] = ()) -> C
             value = getattr(self, field.name)
             if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, field.name, float(value))
+            if typed:
+                _check_type(type(self).__name__, field, value)
         if hasattr(self, "check"):
             self.check()
 
@@ -78,6 +81,22 @@ def pytree_dataclass(cls: Class, *, class_attributes: tuple[str, ...] = ()) -> C
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _check_type(where: str, field: Any, value: Any) -> None:
+    """Refuse text for numbers, truth values for counts, several numbers for one, and the like."""
+    kind, got = field.type, f"{value!r}" if isinstance(value, str | bool | None) else type(value).__name__
+    name = f"{field.name} of {where}"
+    if value is None and kind in (Scalar | None, float | None, int | None):
+        return
+    if kind is str and not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {got}")
+    if kind is bool and not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {got}")
+    if kind in (int, int | None, float, float | None, Scalar, Scalar | None) and isinstance(value, str | bool | None):
+        raise TypeError(f"{name} must be a number, got {got}")
+    if kind in (Scalar, Scalar | None) and np.ndim(value) != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}: several values? use sweep")
 
 
 def concrete(value: Any) -> bool:

@@ -304,10 +304,15 @@ def _check_sweep(name, purifier, images, keys, outputs):
         return
     # Sweeping one leaf gives every leaf the new axis, so one program stands for all of them.
     first = "__".join(str(getattr(p, "name", getattr(p, "idx", getattr(p, "key", p)))) for p in leaves[0][0])
+    value = leaves[0][1]
+    # Another value too, so that one which does not reach the swept purifier is noticed.
+    other = 0.9 * value if isinstance(value, float) else value
+    values, structure = jax.tree.flatten(purifier)
+    changed = _run(jax.tree.unflatten(structure, [other, *values[1:]]), images, keys)
     with _working(name, "must work under vmap of its leaves, as sweep has it"):
-        swept = sweep(purifier, **{first: jnp.stack([jnp.asarray(leaves[0][1])] * 2)})
+        swept = sweep(purifier, **{first: jnp.stack([jnp.asarray(value), jnp.asarray(other)])})
         both = _run_swept(swept, images, keys)
-    distance = max(_distance(one, outputs) for one in both)
+    distance = max(_distance(one, expected) for one, expected in zip(both, (outputs, changed), strict=True))
     _require(distance <= _CLOSE, name, f"must agree to {_CLOSE:g} under vmap of its leaves, got {distance:.3g}")
 
 

@@ -139,7 +139,9 @@ def test_a_subpackages_face_imports_names_to_export_them_and_does_nothing_else(f
 
 PUBLIC = [
     "Defended",
+    "Ensemble",
     "Expectation",
+    "FeatureSqueezing",
     "Repeat",
     "Sequential",
     "ThreatModel",
@@ -156,12 +158,26 @@ PUBLIC = [
     "networks.load_classifier",
     "purifier",
     "purifiers.BitDepth",
+    "purifiers.GaussianNoise",
     "purifiers.GaussianSmoothing",
     "purifiers.Identity",
+    "purifiers.JPEG",
+    "purifiers.LowPass",
+    "purifiers.Median",
+    "purifiers.NonLocalMeans",
+    "purifiers.PixelDeflection",
+    "purifiers.Quilting",
+    "purifiers.RandomFrequencyMask",
+    "purifiers.RandomPixelTotalVariation",
+    "purifiers.RandomResizing",
+    "purifiers.Resizing",
+    "purifiers.TotalVariation",
+    "purifiers.WaveletDenoising",
     "purify",
     "static",
     "sweep",
     "testing.check_purifier",
+    "transforms.random_frequency_mask",
 ]
 
 

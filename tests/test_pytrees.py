@@ -3,9 +3,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxpurify.pytrees import concrete, pytree_dataclass, static
+from jaxpurify.models import purifier, sweep
+from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
 
 
 @pytree_dataclass
@@ -96,3 +98,39 @@ def test_concrete_tells_numbers_from_tracers():
     assert seen == [False]
     assert concrete(Blend(inner=jnp.ones(2)))
     assert concrete("a string")
+
+
+@purifier
+class Typed:
+    amount: Scalar = 0.5
+    maybe: Scalar | None = 0.5
+    share: float = 0.5
+    count: int = static(3)
+    flag: bool = static(False)
+    word: str = static("nearest")
+
+    def __call__(self, images, key=None):
+        return images
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"amount": "3"}, TypeError, "amount of Typed must be a number, got '3'"),
+        ({"amount": None}, TypeError, "amount of Typed must be a number, got None"),
+        ({"share": True}, TypeError, "share of Typed must be a number, got True"),
+        ({"count": True}, TypeError, "count of Typed must be a number, got True"),
+        ({"flag": "no"}, TypeError, "flag of Typed must be True or False, got 'no'"),
+        ({"word": ["nearest"]}, TypeError, "word of Typed must be a string, got list"),
+        ({"amount": np.array([0.1, 0.2])}, ValueError, r"amount of Typed must be a scalar, got shape \(2,\)"),
+    ],
+)
+def test_a_purifier_refuses_values_of_another_type(fields, error, words):
+    with pytest.raises(error, match=words):
+        Typed(**fields)
+
+
+def test_a_purifier_takes_numbers_of_any_kind():
+    for number in (1, 0.25, np.float32(0.25), np.array(0.25), jnp.array(0.25)):
+        Typed(amount=number, maybe=None, share=number)
+    assert jax.vmap(lambda p: p.amount * 2)(sweep(Typed(), amount=jnp.arange(3.0))).shape == (3,)

@@ -1,8 +1,10 @@
 """``jaxpurify list``: everything that the other commands know by name."""
 
+import dataclasses
 import shutil
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 THREAT_MODELS = {
     "noise": "knows nothing: random perturbations, the floor",
@@ -71,11 +73,20 @@ def entries(classes: Mapping[str, type]) -> dict[str, str]:
     found = {}
     for name, cls in classes.items():
         options = [f"{field}={_value(field, default)}" for field, default in fields(cls).items()]
-        traits = [words for trait, words in TRAITS.items() if getattr(cls, trait, False) is True]
+        made = _with_defaults(cls)
+        traits = [words for trait, words in TRAITS.items() if getattr(made, trait, False)]
         summary = (cls.__doc__ or "").strip().splitlines()[0]
         typed = f"{name}:{','.join(options)}" if options else name
         found[typed] = summary + (f" ({', '.join(traits)})" if traits else "")
     return found
+
+
+def _with_defaults(cls: type) -> Any:
+    """Return an instance with its defaults, unchecked, so that nothing is read from files."""
+    made: Any = object.__new__(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        object.__setattr__(made, field.name, None if field.default is dataclasses.MISSING else field.default)
+    return made
 
 
 def _value(field: str, default: object) -> str:

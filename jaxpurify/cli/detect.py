@@ -53,7 +53,11 @@ def detect(
     data, classifier = input.load()
     legitimate = input.other(calibrate)
     detector = detector.calibrated(
-        classifier, legitimate.images, false_positive_rate=false_positive_rate, batch_size=machine.batch_size
+        classifier,
+        legitimate.images,
+        jax.random.key(seed + 1),
+        false_positive_rate=false_positive_rate,
+        batch_size=machine.batch_size,
     )
     calls = 2 * -(-len(data) // machine.batch_size) * search.restarts * search.evaluations
     with Progress("attacking", calls, enabled=machine.progress) as bar:

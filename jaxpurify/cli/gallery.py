@@ -53,7 +53,8 @@ def gallery(
     if not purifier:
         shown_purifiers["feature-squeezing"] = FeatureSqueezing()
     picture = None if photograph is None else images.read(photograph)
-    picture = picture if picture is None or picture.shape[-1] == 3 else picture[..., :1].repeat(3, axis=-1)
+    if picture is not None:  # without opacity, and grey in three channels
+        picture = picture[..., :3] if picture.shape[-1] > 2 else picture[..., :1].repeat(3, axis=-1)
     key = jax.random.key(seed)
     shown = drawn.subject(picture, epsilon=float(number(epsilon)), key=key)
     path = Path(output)

@@ -113,9 +113,18 @@ class _Work:
             if not chunk:
                 continue
             numbers = np.array([zlib.crc32(file.name.encode()) for file in chunk], np.uint32)
-            purified = apply(self.purifier, images, key=keys.fold_each(self.key, numbers))
+            own = keys.fold_each(self.key, numbers)
+            try:
+                purified: Sequence[Any] = apply(self.purifier, images, key=own)
+            except ValueError:
+                if refuse:
+                    raise
+                # One that the purifier cannot take must not stop the others.
+                purified = [_attempt(apply, self.purifier, images[i], own[i : i + 1]) for i in range(len(chunk))]
             for file, image in zip(chunk, purified, strict=True):
                 try:
+                    if isinstance(image, ValueError):
+                        raise ValueError(f"{file.source}: {image}")
                     _write(file.target, image)
                     yield None
                 except (ValueError, OSError) as error:
@@ -142,6 +151,14 @@ class _Work:
                 yield chunk, images, failures
                 chunk, images, failures = [], [], []
         yield chunk, images, failures
+
+
+def _attempt(apply: Any, purifier: Any, image: np.ndarray, key: Any) -> Any:
+    """Return the purified image, or the error."""
+    try:
+        return apply(purifier, image[None], key=key)[0]
+    except ValueError as error:
+        return error
 
 
 def _write(path: Path, image: np.ndarray) -> None:

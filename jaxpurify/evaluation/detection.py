@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpurify import gradients
+from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses, run
 from jaxpurify.metrics.accuracy import Interval, wilson
-from jaxpurify.models import as_target
+from jaxpurify.models import as_target, attribute
 
 CONFIDENCE = 0.5  # of logits: beyond it, the loss turns from the class to the score
 WEIGHT = 5.0  # of the score, which is at most 2
@@ -79,7 +79,7 @@ def detection(
         classifier: images to logits.
         images: legitimate images, shape ``(images, height, width, channel)``.
         labels: their classes, shape ``(images,)``.
-        key: one typed key.
+        key: one typed key. What is random is judged in one draw that no search has seen.
         attack: a gradient attack; it is run on the classifier alone, and with the loss of ``evasion`` on both.
         batch_size: images in one program at most.
         progress: called after each compiled call of an attack.
@@ -96,11 +96,14 @@ def detection(
         raise ValueError(f"{type(detector).__name__} has no threshold yet: calibrate it on training images first")
     classifier = as_target(classifier)
 
+    random = attribute(classifier, "random") or attribute(detector, "random")
+    own = _keys.stream(_keys.per_image(key, len(images)), "score") if random else None
+
     def judged(attacked: Any) -> tuple[np.ndarray, np.ndarray]:
         wrong, found = [], []
         for first in range(0, len(images), batch_size):
             rows = np.arange(first, first + batch_size) % len(images)  # filled up, so that one program serves all
-            said, alarm = _judge(detector, classifier, jnp.asarray(attacked[rows]))
+            said, alarm = _judge(detector, classifier, jnp.asarray(attacked[rows]), own if own is None else own[rows])
             kept = min(batch_size, len(images) - first)
             wrong.append(np.asarray(said)[:kept] != labels[rows[:kept]])
             found.append(np.asarray(alarm)[:kept])
@@ -108,11 +111,9 @@ def detection(
 
     search = functools.partial(run, batch_size=batch_size, progress=progress)
     blind = search(attack, classifier, images, labels, key).images
-    stand_ins = tuple(gradients.substitute(s) if gradients.has_surrogate(s) else s for s in detector.squeezers)
-    known = dataclasses.replace(detector, squeezers=stand_ins)
     loss, success = evasion(detector.threshold)
     adaptive = dataclasses.replace(attack, loss=loss, success=success)
-    evading = search(adaptive, known.around(classifier), images, labels, key).images
+    evading = search(adaptive, detector.differentiable().around(classifier), images, labels, key).images
     _, alarms = judged(images)
     fooled, found = judged(blind)
     passed_wrong, passed_found = judged(evading)
@@ -130,5 +131,6 @@ def _share(flags: np.ndarray) -> Interval:
 
 
 @jax.jit
-def _judge(detector, classifier, images):
-    return classifier(images).argmax(axis=1), detector.detects(classifier, images)
+def _judge(detector, classifier, images, keys):
+    said = classifier(images, keys if attribute(classifier, "random") else None)
+    return said.argmax(axis=1), detector.detects(classifier, images, keys)

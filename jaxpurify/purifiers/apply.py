@@ -18,7 +18,8 @@ def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: int = 64)
     """Purify images of any size and kind, and return them as they came.
 
     Images of equal size go through one compiled program together, in a list too. Opacity, the last of two or four
-    channels, is kept as it is: only colour is purified.
+    channels, is kept as it is: only colour is purified. (Where a purifier moves pixels about, as ``RandomCrop`` does,
+    opacity does not move with them.)
 
     Args:
         purifier: images to images; a plain function of a batch too.

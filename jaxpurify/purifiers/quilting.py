@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxpurify import images as _images
 from jaxpurify.models import purifier
 from jaxpurify.purifiers.identity import Identity
-from jaxpurify.pytrees import static
+from jaxpurify.pytrees import concrete, static
 from jaxpurify.transforms.resampling import whole_number
 
 # Distances computed at once, of one image: 64 MiB of them.
@@ -79,6 +79,8 @@ class Quilting:
         shape = jnp.shape(self.patches)
         if len(shape) != 4 or shape[1:] != (self.size, self.size, 3):
             raise ValueError(f"patches must have shape (count, {self.size}, {self.size}, 3), got {shape}")
+        if concrete(self.patches):
+            _images.check_values(self.patches, name="patches")
         if shape[0] < self.neighbours:
             raise ValueError(f"neighbours must be at most the number of patches ({shape[0]}), got {self.neighbours}")
 
@@ -92,7 +94,7 @@ class Quilting:
             patches = jnp.sum(patches * jnp.asarray(LUMA, images.dtype).reshape(1, 1, 1, 3), axis=3, keepdims=True)
         else:
             _images.check_colour(images)
-        return _quilt(images, key, patches, overlap=self.overlap, neighbours=self.neighbours)
+        return _images.saturate(_quilt(images, key, patches, overlap=self.overlap, neighbours=self.neighbours))
 
     def surrogate(self):
         """Return the identity."""

@@ -95,7 +95,7 @@ def dct2(images: Float[Array, "batch height width channel"]) -> Float[Array, "ba
 
     Source: Ahmed, Natarajan and Rao, "Discrete cosine transform", IEEE Transactions on Computers, 1974.
     """
-    check_images(images)
+    check_images(images, features=True)
     return _forward(images)
 
 
@@ -114,7 +114,7 @@ def idct2(coefficients: Float[Array, "batch height width channel"]) -> Float[Arr
 
     Source: as ``dct2``, whose transpose it is.
     """
-    check_images(coefficients, name="coefficients")
+    check_images(coefficients, name="coefficients", features=True)
     return _backward(coefficients)
 
 
@@ -140,7 +140,7 @@ def dct_filter(
     Source: Chen, Smith and Fralick, "A fast computational algorithm for the discrete cosine transform", 1977, whose
     first step the folding is.
     """
-    check_images(images)
+    check_images(images, features=True)
     batch, height, width, _ = images.shape
     if gains.shape not in ((batch, height, width), (1, height, width)):
         raise ValueError(f"gains must have shape {(batch, height, width)} or {(1, height, width)}, got {gains.shape}")

@@ -26,7 +26,7 @@ def fft_filter(
 
     Source: the convolution theorem; ``jax.numpy.fft``.
     """
-    check_images(images)
+    check_images(images, features=True)
     batch, height, width, _ = images.shape
     shape = (height, width // 2 + 1)
     if gains.shape not in ((batch, *shape), (1, *shape)):

@@ -125,7 +125,7 @@ def random_frequency_mask(
         >>> random_frequency_mask(features, jax.random.key(1)).shape
         (2, 9, 12, 64)
     """
-    check_images(images)
+    check_images(images, features=True)
     batch, height, width, _ = images.shape
     keys = _keys.per_image(key, batch)
     mask = frequency_mask(
@@ -159,7 +159,7 @@ def low_pass(
 
     Source: our choice, to tell what randomness adds from what the erased frequencies add.
     """
-    check_images(images)
+    check_images(images, features=True)
     check_radii(radius, radius)
     distance = jnp.asarray(frequency_distance(*images.shape[1:3], transform=transform), images.dtype)
     kept = distance <= jnp.asarray(radius, images.dtype)

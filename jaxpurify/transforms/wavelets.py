@@ -10,7 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxpurify.transforms.fusion import apart
 from jaxpurify.transforms.wavelet_filters import (
@@ -28,7 +28,7 @@ Details = tuple[tuple[Array, Array, Array], ...]
 
 
 def wavedec2(
-    images: Float[Array, "..."],
+    images: Array,
     *,
     levels: int,
     wavelet: str = "haar",
@@ -50,6 +50,7 @@ def wavedec2(
         PyWavelets; every band has the axes of the images.
 
     Raises:
+        TypeError: if the images are not of floating point.
         ValueError: if the wavelet or extension is unknown, or the images are too small for that many levels.
 
     Source: Mallat 1989, "A theory for multiresolution signal decomposition". Filters, borders and order are those of
@@ -61,6 +62,10 @@ def wavedec2(
         >>> approximation.shape, [bands[0].shape for bands in details]
         ((1, 3, 2, 1), [(1, 3, 2, 1), (1, 5, 4, 1)])
     """
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"images must be of floating point, got {images.dtype}: 8-bit levels? divide by 255")
+    if images.ndim < 2 or 0 in images.shape:
+        raise ValueError(f"images must have height and width, and pixels, got shape {images.shape}")
     check_extension(extension)
     check_levels(levels, size=(images.shape[axes[0]], images.shape[axes[1]]), wavelet=wavelet)
     return _decompose(images, levels=levels, wavelet=wavelet, extension=extension, axes=axes)

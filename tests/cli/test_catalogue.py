@@ -21,3 +21,11 @@ def test_what_is_listed_can_be_typed():
 
 def test_every_threat_model_is_explained():
     assert tuple(THREAT_MODELS) == LADDER
+
+
+def test_traits_are_those_of_the_defaults():
+    found = {typed.partition(":")[0]: text for typed, text in entries(purifiers.names()).items()}
+    for name in purifiers.names():
+        made = purifiers.make(name)
+        assert made.random == ("random" in found[name].rpartition("(")[2]), name
+        assert made.changes_size == found[name].endswith("changes the size)"), name

@@ -150,3 +150,14 @@ def test_memory_is_bounded(cli, photo, tmp_path, monkeypatch, pixels_at_a_time):
         photo(f"in/{number}.png")
     assert cli("purify", "in", "out", "--purifier", "none").code == 0
     assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_an_image_that_the_purifier_cannot_take_does_not_stop_the_others(cli, photo, tmp_path):
+    for name, size in (("a.png", (31, 45)), ("b.png", (2, 2)), ("c.png", (16, 16))):
+        photo(f"in/{name}", *size)
+    code, out, err = cli("purify", "in", "out", "--purifier", "wavelet:levels=3")
+    assert code == 2
+    assert "purified 2 images" in out
+    assert err.startswith("jaxpurify: in/b.png: ")
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]

@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from jaxpurify.attacks import PGD
-from jaxpurify.detectors import FeatureSqueezing
+from jaxpurify.detectors import Detector, FeatureSqueezing
 from jaxpurify.evaluation.detection import detection, evasion
-from jaxpurify.models import classifier
-from jaxpurify.purifiers import BitDepth, GaussianSmoothing
+from jaxpurify.models import Defended, classifier
+from jaxpurify.purifiers import BitDepth, GaussianNoise, GaussianSmoothing
+from jaxpurify.pytrees import pytree_dataclass
 
 CHECKS = (-1.0) ** (np.arange(8)[:, None] + np.arange(8)[None, :])
 
@@ -47,6 +48,29 @@ def test_who_does_not_know_the_detector_is_found_out(measured):
 
 def test_who_knows_the_detector_evades_it(measured):
     assert measured[1].evaded.fraction > 0.9
+
+
+@pytree_dataclass
+class Bright(Detector):
+    """Suspects bright images; has no squeezers."""
+
+    threshold: float | None = 0.75
+
+    def score(self, target, images, key=None):
+        return images.mean(axis=(1, 2, 3))
+
+
+def test_any_detector_and_random_models_are_measured():
+    images = np.float32(np.linspace(0.1, 0.9, 6)[:, None, None, None] * np.ones((1, 8, 8, 3)))
+    labels, attack = np.arange(6) % 2, PGD(epsilon=0.01, steps=1)
+    model = classifier(fragile, jnp.array([30.0, 60.0]))
+    noisy = Defended(model, GaussianNoise(sigma=0.01))
+    for target in (model, noisy):
+        found = detection(Bright(), target, images, labels, jax.random.key(0), attack=attack, batch_size=4)
+        assert found.false_positives.fraction == pytest.approx(1 / 6)
+    squeezing = FeatureSqueezing(squeezers=(GaussianNoise(),)).calibrated(model, images, jax.random.key(1))
+    found = detection(squeezing, model, images, labels, jax.random.key(0), attack=attack, batch_size=4)
+    assert 0 <= found.evaded.fraction <= 1
 
 
 def test_without_a_threshold_nothing_is_measured(measured):

@@ -1,5 +1,6 @@
 """The study of the purifiers that need no training: selection, ladder and table, on a few photographs."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -46,6 +47,13 @@ def test_parameters_are_selected_on_training_images_and_scored_on_others(study, 
     )
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         study.main(config)
+        selected = (tmp_path / "run/selection.json").read_bytes()
+        study.main(config)  # takes up what is there
+        assert (tmp_path / "run/selection.json").read_bytes() == selected
+        with pytest.raises(ValueError, match="holds an evaluation with other"):
+            study.main(dataclasses.replace(config, purifiers=("bit-depth",), training_images=3))
+        assert json.loads((tmp_path / "run/selection.json").read_text())["settings"]["images"] == 3  # selected anew
+    (tmp_path / "run/selection.json").write_bytes(selected)
     selection = json.loads((tmp_path / "run/selection.json").read_text())
     for name, chosen in selection["chosen"].items():
         tried = selection["measured"][name]

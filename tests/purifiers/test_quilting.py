@@ -216,3 +216,9 @@ def test_nonsense_is_refused_in_one_sentence(fields, message):
 def test_two_channels_are_refused():
     with pytest.raises(ValueError, match="images must have 3 channels"):
         Quilting(patches=PATCHES)(IMAGES[..., :2], KEYS)
+
+
+@pytest.mark.parametrize("value", [7.0, float("nan")])
+def test_patches_out_of_range_are_refused(value):
+    with pytest.raises(ValueError, match="patches must be"):
+        Quilting(patches=np.full((20, 5, 5, 3), value, np.float32))

@@ -109,8 +109,9 @@ def test_one_mask_for_the_batch_is_the_first_images():
     assert np.abs(np.asarray(own[1] - own[0])).max() > 0.01
 
 
-def test_feature_maps_of_any_size_and_number_of_channels_are_masked():
-    features = jax.random.normal(jax.random.key(2), (2, 7, 10, 64))
+@pytest.mark.parametrize("size", [(7, 10), (3, 5), (1, 4)])
+def test_feature_maps_of_any_size_and_number_of_channels_are_masked(size):
+    features = 3 * jax.random.normal(jax.random.key(2), (2, *size, 64))
     masked = random_frequency_mask(features, jax.random.key(3))
     channel = random_frequency_mask(features[..., 9:10], jax.random.key(3))
     np.testing.assert_allclose(masked[..., 9:10], channel, atol=1e-5)  # all channels share one mask

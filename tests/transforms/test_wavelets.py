@@ -149,3 +149,8 @@ def test_coefficients_of_another_size_are_refused():
     coefficients = wavedec2(jnp.zeros((1, 16, 16, 1)), levels=2)
     with pytest.raises(ValueError, match="coefficients of 2 levels for images of 18 × 16 pixels must have bands of"):
         waverec2(coefficients, size=(18, 16))
+
+
+def test_8_bit_images_are_refused():
+    with pytest.raises(TypeError, match="images must be of floating point, got uint8: 8-bit levels"):
+        wavedec2(jnp.full((1, 8, 8, 1), 200, jnp.uint8), levels=1)
