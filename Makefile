@@ -3,10 +3,13 @@
 #   make demo PYTHON=/path/to/python3.12      choose the interpreter
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu      the small PyTorch (on Linux the default brings CUDA)
 #   make test PYTEST_ARGS="-k gaussian -x"      pass arguments to pytest
+#   make test WORKERS=      run the tests in one process
 
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?= -q
+# One worker a core: the tests mostly compile, on one core each. A file's tests stay together, and with them their fixtures.
+WORKERS ?= --numprocesses=auto --maxprocesses=8 --dist=loadfile
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.29.2
 TORCHATTACKS ?= torchattacks==3.5.1
@@ -30,10 +33,10 @@ demo: $(VENV)/.core ## Purify, attack and report on embedded photographs, into r
 	@echo "The report: $(CURDIR)/runs/demo/report.html"
 
 test: $(VENV)/.test ## Run every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS) $(PYTEST_ARGS)
 
 slow: $(VENV)/.test ## Run the slow tests
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
