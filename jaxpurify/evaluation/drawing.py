@@ -4,6 +4,8 @@ import functools
 import io
 from typing import Any
 
+import numpy as np
+
 # Okabe and Ito's palette, told apart by the colour-blind; each threat model also has a marker of its own, for print.
 STYLES = {
     "noise": ("#56b4e9", "X"),
@@ -69,6 +71,35 @@ def short(text: str, letters: int) -> str:
         The text, or its beginning and an ellipsis.
     """
     return text if len(text) <= letters else f"{text[: letters - 1]}…"
+
+
+def resized(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return images in another size, each pixel the nearest: some purifiers change the size.
+
+    Args:
+        images: shape ``(batch, height, width, channel)``.
+        shape: the new height and width.
+
+    Returns:
+        Images of that height and width.
+    """
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, images.shape[1:3], strict=True)
+    )
+    return images[:, rows][:, :, columns]
+
+
+def magnification(change: np.ndarray) -> int:
+    """Return by how much a difference can be magnified with at most 1 % of its values leaving the range.
+
+    Args:
+        change: differences of values in [0, 1].
+
+    Returns:
+        10, 5, 4, 3, 2 or 1.
+    """
+    largest = float(np.quantile(np.abs(change), 0.99))
+    return next((factor for factor in (10, 5, 4, 3, 2) if factor * largest <= 0.5), 1)
 
 
 def png(figure: Any) -> bytes:

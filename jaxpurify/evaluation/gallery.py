@@ -11,7 +11,7 @@ from jaxpurify import keys as _keys
 from jaxpurify import networks
 from jaxpurify.attacks import PGD
 from jaxpurify.datasets import photos
-from jaxpurify.evaluation.drawing import PIXELS_PER_INCH, drawable, short
+from jaxpurify.evaluation.drawing import PIXELS_PER_INCH, drawable, magnification, resized, short
 from jaxpurify.models import as_target, attribute
 
 CLASSIFIER = "photos-cnn"
@@ -83,8 +83,8 @@ def before_and_after(shown: Subject, purifier: Any, *, name: str, key: Any = Non
     Source: our choice.
     """
     purified = _purified(shown, purifier, key)
-    change = _fitted(purified, shown.attacked) - shown.attacked
-    factor = next((factor for factor in (10, 5, 4, 3, 2) if factor * np.quantile(np.abs(change), 0.99) <= 0.5), 1)
+    change = resized(purified, shown.attacked.shape[1:3]) - shown.attacked
+    factor = magnification(change)
     tiles = {
         f"attacked, {_fidelity(shown, shown.attacked)}": shown.attacked,
         f"{name}, {_fidelity(shown, purified)}": purified,
@@ -136,16 +136,7 @@ def _score(shown: Subject, detector: Any) -> str:
 def _fidelity(shown: Subject, images: np.ndarray) -> str:
     from skimage.metrics import peak_signal_noise_ratio
 
-    return f"{peak_signal_noise_ratio(shown.clean, _fitted(images, shown.clean), data_range=1):.1f} dB"
-
-
-def _fitted(images: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Return images in the size of others, each pixel the nearest: some purifiers change the size."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip(like.shape[1:3], images.shape[1:3], strict=True)
-    )
-    return images[:, rows][:, :, columns]
+    return f"{peak_signal_noise_ratio(shown.clean, resized(images, shown.clean.shape[1:3]), data_range=1):.1f} dB"
 
 
 def _tiled(tiles: list[tuple[str, np.ndarray]], *, columns: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpurify.evaluation.drawing import PIXELS_PER_INCH, RIGHT, WRONG, drawable, short
+from jaxpurify.evaluation.drawing import PIXELS_PER_INCH, RIGHT, WRONG, drawable, magnification, resized, short
 
 EXAMPLE = ("clean", "attacked", "purified", "labels", "before", "after", "names")
 ROWS = 6
@@ -35,8 +35,8 @@ def grid(example: str | os.PathLike, *, class_names: Sequence[str] = ()) -> Any:
 
     shown = read_example(example)
     clean, attacked, purified = (_coloured(shown[name][:ROWS]) for name in ("clean", "attacked", "purified"))
-    change = _resized(purified, clean.shape[1:3]) - clean
-    factor = _factor(change)
+    change = resized(purified, clean.shape[1:3]) - clean
+    factor = magnification(change)
     columns = {
         "clean": clean,
         "attacked": attacked,
@@ -98,20 +98,6 @@ def _coloured(images: np.ndarray) -> np.ndarray:
     """Return images of three channels: colour as it is, anything else as the mean of its channels."""
     images = images.astype(float)
     return images if images.shape[-1] == 3 else np.repeat(images.mean(axis=-1, keepdims=True), 3, axis=-1)
-
-
-def _resized(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return images in the size of the clean ones, each pixel the nearest: some purifiers change the size."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, images.shape[1:3], strict=True)
-    )
-    return images[:, rows][:, :, columns]
-
-
-def _factor(change: np.ndarray) -> int:
-    """Return by how much a difference can be magnified with at most 1 % of its values leaving the range."""
-    largest = float(np.quantile(np.abs(change), 0.99))
-    return next((factor for factor in (10, 5, 4, 3, 2) if factor * largest <= 0.5), 1)
 
 
 def _verdict(label: Any, predicted: Any, class_names: Sequence[str]) -> tuple[str, str]:
