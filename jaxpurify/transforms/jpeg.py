@@ -193,15 +193,23 @@ def _codec(
 
     luma = coded(luma, luma_table, height, width)
     if chroma is not None:
-        chroma = apart(lambda planes: arithmetic.shrink(planes, across, down))(chroma)
+        if across > 1:
+            chroma = apart(lambda planes: arithmetic.shrink(planes, across, down))(chroma)
         chroma = coded(chroma, chroma_table, -(-height // down), -(-width // across))
-        chroma = apart(lambda planes: arithmetic.enlarge(planes, across, down)[:, :height, :width])(chroma)
+        if across > 1:
+            # So small as two columns, libjpeg repeats samples.
+            enlarge = arithmetic.enlarge if chroma.shape[2] > 2 else _repeated
+            chroma = apart(lambda planes: enlarge(planes, across, down)[:, :height, :width])(chroma)
 
     def written(images, luma, chroma):
         purified = arithmetic.write(luma, chroma).astype(images.dtype) / 255
         return jnp.where(jnp.isnan(images), images, purified)
 
     return apart(written)(images, luma, chroma)
+
+
+def _repeated(planes: Array, across: int, down: int) -> Array:
+    return jnp.repeat(jnp.repeat(planes, down, axis=1), across, axis=2)
 
 
 def _multiple(size: int, of: int) -> int:

@@ -46,8 +46,6 @@ def _read(images: Array, rounded: Callable) -> tuple[Array, Array | None]:
 
 
 def _shrink(planes: Array, across: int, down: int, rounded: Callable) -> Array:
-    if across == 1:
-        return planes
     pairs = planes[:, :, ::2] + planes[:, :, 1::2]
     if down == 2:
         pairs = pairs[:, ::2] + pairs[:, 1::2]
@@ -73,10 +71,6 @@ def _code(planes: Array, table: Array, rounded: Callable) -> Array:
 
 
 def _enlarge(planes: Array, across: int, down: int, rounded: Callable) -> Array:
-    if across == 1:
-        return planes
-    if planes.shape[2] <= 2:  # so small, libjpeg repeats samples
-        return jnp.repeat(jnp.repeat(planes, down, axis=1), across, axis=2)
     if down == 2:
         above, below = neighbours(planes, 1)
         planes = interleaved(0.75 * planes + 0.25 * above, 0.75 * planes + 0.25 * below, 1)
