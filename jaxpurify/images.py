@@ -182,7 +182,8 @@ def resize(images: Array, *, height: int, width: int, method: str = "bicubic") -
 
 
 # ITU-R BT.601 with the full range, as JFIF has it.
-_TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]])
+LUMA = np.array([0.299, 0.587, 0.114])
+TO_YCBCR = np.stack([LUMA, ([0, 0, 1] - LUMA) / (2 * (1 - LUMA[2])), ([1, 0, 0] - LUMA) / (2 * (1 - LUMA[0]))])
 _YCBCR_OFFSET = np.array([0.0, 0.5, 0.5])
 
 
@@ -197,7 +198,7 @@ def rgb_to_ycbcr(images: Array) -> Array:
 
     Source: ITU-R BT.601 with the full range, as in JFIF.
     """
-    matrix = jnp.asarray(_TO_YCBCR.T, images.dtype)
+    matrix = jnp.asarray(TO_YCBCR.T, images.dtype)
     offset = jnp.asarray(_YCBCR_OFFSET, images.dtype).reshape((1,) * (images.ndim - 1) + (3,))
     return jnp.matmul(images, matrix, precision="highest") + offset
 
@@ -213,7 +214,7 @@ def ycbcr_to_rgb(images: Array) -> Array:
 
     Source: ITU-R BT.601 with the full range, as in JFIF.
     """
-    matrix = jnp.asarray(np.linalg.inv(_TO_YCBCR).T, images.dtype)
+    matrix = jnp.asarray(np.linalg.inv(TO_YCBCR).T, images.dtype)
     offset = jnp.asarray(_YCBCR_OFFSET, images.dtype).reshape((1,) * (images.ndim - 1) + (3,))
     return jnp.matmul(images - offset, matrix, precision="highest")
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpurify import images as _images
+from jaxpurify.images import LUMA
 from jaxpurify.models import purifier
 from jaxpurify.purifiers.identity import Identity
 from jaxpurify.pytrees import concrete, static
@@ -18,7 +19,6 @@ from jaxpurify.transforms.resampling import whole_number
 # Distances computed at once, of one image: 64 MiB of them.
 DISTANCES = 2**24
 GROUP = 16
-LUMA = (0.299, 0.587, 0.114)
 
 
 @purifier

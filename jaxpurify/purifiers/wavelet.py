@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpurify.images import check_colour, saturate
+from jaxpurify.images import TO_YCBCR, check_colour, saturate
 from jaxpurify.models import purifier
 from jaxpurify.pytrees import Scalar, concrete, static
 from jaxpurify.transforms.fusion import apart
@@ -27,9 +27,6 @@ THRESHOLDS: dict[str, Callable] = {"soft": soft_threshold, "hard": hard_threshol
 COLOURS = ("ycbcr", "rgb")
 CONVENTIONS = ("normalised", "image")
 
-# ITU-R BT.601. Offsets and ranges of the channels do not matter: details see no offset, and thresholds scale along.
-_LUMA = np.array([0.299, 0.587, 0.114])
-_YCBCR = np.stack([_LUMA, ([0, 0, 1] - _LUMA) / (2 * (1 - _LUMA[2])), ([1, 0, 0] - _LUMA) / (2 * (1 - _LUMA[0]))])
 _PLANAR = (2, 3)
 
 
@@ -128,7 +125,8 @@ class WaveletDenoising:
 )
 def _noise(images, sigma, *, wavelet, levels, rule, threshold, luminance, normalised, extension):
     """Return what denoising removes. The approximation is kept, so that the images pass untouched where nothing is."""
-    mixing = _YCBCR if luminance else np.eye(images.shape[3])
+    # Offsets and ranges of the channels do not matter: details see no offset, and thresholds scale along.
+    mixing = TO_YCBCR if luminance else np.eye(images.shape[3])
     planes = _to_planes(_rows_of(mixing), images)
     size = planes.shape[2:]
     approximation, details = wavedec2(planes, levels=levels, wavelet=wavelet, extension=extension, axes=_PLANAR)
@@ -143,7 +141,7 @@ def _noise(images, sigma, *, wavelet, levels, rule, threshold, luminance, normal
         sigma = sigma * span
     elif luminance:
         # Independent noise of R, G and B adds up in squares.
-        sigma = sigma * jnp.asarray(np.linalg.norm(_YCBCR, axis=1), planes.dtype).reshape(1, 3, 1, 1)
+        sigma = sigma * jnp.asarray(np.linalg.norm(TO_YCBCR, axis=1), planes.dtype).reshape(1, 3, 1, 1)
     floor = jnp.finfo(planes.dtype).eps * span**2
 
     def removed(band):
