@@ -289,6 +289,11 @@ class Defended:
     def couples_images(self) -> bool:
         return attribute(self.classifier, "couples_images") or attribute(self.purifier, "couples_images")
 
+    @property
+    def calls_back(self) -> bool:
+        """Whether computing it calls back to the host, so that no loop around it may run on the device."""
+        return attribute(self.classifier, "calls_back") or attribute(self.purifier, "calls_back")
+
     def __call__(self, images, key=None):
         if self.random:
             if key is None:

@@ -7,6 +7,7 @@ itself being traced (inside a jitted training step, say), it is one device loop.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,8 +17,10 @@ import numpy as np
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.norms import check_epsilon
-from jaxpurify.attacks.result import AttackResult, Best, Problem, summarise
+from jaxpurify.attacks.checks import check_counts
+from jaxpurify.attacks.norms import ball, check_epsilon
+from jaxpurify.attacks.result import Answer, AttackResult, Best, Problem, summarise
+from jaxpurify.attacks.result import blank_best as blank_best
 from jaxpurify.models import as_target, attribute
 from jaxpurify.parallel import Placement, placement
 from jaxpurify.pytrees import concrete, pytree_dataclass, static
@@ -33,6 +36,11 @@ class Attack:
         evaluations: calls of ``advance`` a restart.
         needs_key: whether the search itself draws random numbers.
         sees_target: whether success in the search is the target's own on that very image.
+        uses_gradient: whether it differentiates the target.
+        minimal_norm: whether it looks for the nearest image that succeeds, and not for the worst one in the ball. Then
+            epsilon may be None, and its images, shown to another model, make that look better than it is.
+        target_classes: of how many other classes, the likeliest first, each is aimed at in a search of its own; 0 for
+            attacks that aim at none.
     """
 
     norm: str
@@ -41,29 +49,51 @@ class Attack:
     trace: bool = False
     success: Any = None
     loss: Any = "cross-entropy"
+    uses_gradient = True
+    minimal_norm = False
+    target_classes: int | None = 0
 
     def check(self):
         """Refuse an epsilon that cannot be meant and counts below one."""
-        check_epsilon(self.norm, self.epsilon)
-        if not isinstance(self.restarts, int) or self.restarts < 1:
-            raise ValueError(f"restarts must be an integer of at least 1, got {self.restarts}")
+        if self.minimal_norm and self.epsilon is None:
+            ball(self.norm)
+        else:
+            check_epsilon(self.norm, self.epsilon)
+        check_counts(self, "restarts")
         losses.resolve(self.loss)
+
+    @property
+    def name(self) -> str:
+        """What tables call it, such as ``PGD-40`` or ``Square-5000 l2``."""
+        count = next((getattr(self, name) for name in ("steps", "draws", "queries") if hasattr(self, name)), 1)
+        return type(self).__name__ + (f"-{count}" if count != 1 else "") + self._norm_suffix
+
+    @property
+    def _norm_suffix(self) -> str:
+        return "" if self.norm == "linf" else f" {self.norm}"
 
     @property
     def evaluations(self) -> int:
         """Calls of ``advance`` a restart."""
         raise NotImplementedError
 
-    def cost(self, target: Any) -> tuple[int, int]:
-        """Return the forward and backward passes an image of one call of ``advance``.
+    @property
+    def searches(self) -> int:
+        """Independent searches: the number of different values of ``restart``."""
+        return self.restarts * max(1, self.target_classes or 0)
+
+    def calls(self, target: Any, classes: int) -> int:
+        """Return the number of compiled calls of a full-budget search of one batch.
 
         Args:
             target: what is attacked.
+            classes: its number of classes.
 
         Returns:
-            The two counts.
+            The number, for progress bars.
         """
-        raise NotImplementedError
+        del target, classes  # only a cascade's attacks depend on them
+        return self.searches * self.evaluations
 
     @property
     def needs_key(self) -> bool:
@@ -90,9 +120,35 @@ class Attack:
         """Return the state from which ``advance`` judges the clean images, or None if the search has met them."""
         return None
 
+    def finished(self, state: Any) -> Any:
+        """Return for which images no further call changes anything, shape ``(batch,)``, or False where none is known.
+
+        Args:
+            state: the search so far.
+
+        Returns:
+            Booleans.
+        """
+        del state
+        return False
+
     def judgement(self) -> Any:
         """Return the judgement of success alone, as a pytree of structure only."""
         return Judgement(function=self.success)
+
+    def answer(self, outputs: Any, problem: Problem) -> Answer:
+        """Return what a target's outputs say of images.
+
+        Args:
+            outputs: what the target returned, every leaf with a leading batch axis.
+            problem: labels and targets.
+
+        Returns:
+            Margins, successes and oddities.
+        """
+        success = losses.succeeded(self.success, outputs, problem.labels, problem.targets)
+        finite, probabilities = losses.oddities(outputs)
+        return Answer(losses.label_margin(outputs, problem.labels), success, finite, probabilities)
 
     def __call__(self, target: Any, images: Any, labels: Any, key: Any = None, targets: Any = None) -> AttackResult:
         """Spend the full budget and return the best iterate of each image.
@@ -118,11 +174,11 @@ class Attack:
         if not concrete((self, target, problem)) or isinstance(jnp.zeros(()), jax.core.Tracer):
             problem = jax.tree.map(jnp.asarray, problem)
             return self._on_device(target, problem)
-        if jax.default_backend() != "cpu":
+        if jax.default_backend() != "cpu" and not attribute(target, "calls_back"):
             return _jitted_on_device(self.canonical(problem.images.dtype), target, problem)
         where = placement(None)
         best, trace = self.search(target, problem, where=where)
-        return self.result(target, best, problem, trace)
+        return self.result(best, problem, trace)
 
     def prepare(self, target: Any, images: Any, labels: Any, key: Any, targets: Any) -> Problem:
         """Check the arguments of a call and give every image its key.
@@ -144,13 +200,12 @@ class Attack:
             _images.check_values(images)
         own_judgement = callable(self.loss) and self.success is not None
         if not own_judgement:
-            classes = _classes(target, images, key, "success" if callable(self.loss) else "loss")
+            classes = classes_of(target, images, key, judgement="success" if callable(self.loss) else "loss")
             for name, reference in (("labels", labels), ("targets", targets)):
                 if name == "labels" or reference is not None:
                     _images.check_labels(reference, count, classes=classes, name=name)
             labels, targets = (None if tree is None else tree.astype(np.int32) for tree in (labels, targets))
-            if self.loss == "dlr" and classes < (3 if targets is None else 4):
-                raise ValueError(f"the dlr loss needs more classes than {classes}: use the margin loss")
+            self._check_classes(classes, targeted=targets is not None)
         random = attribute(target, "random")
         if key is None and (random or self.needs_key):
             reason = "the target is random" if random else f"{type(self).__name__} starts from random points"
@@ -158,6 +213,18 @@ class Attack:
         keys = None if key is None else _keys.per_image(key, count)
         labels, targets = jax.tree.map(_canonical, labels), jax.tree.map(_canonical, targets)
         return Problem(images, labels, targets, keys)
+
+    def _check_classes(self, classes: int, *, targeted: bool) -> None:
+        aimed = self.target_classes or 0
+        if targeted and aimed:
+            raise ValueError(
+                f"{type(self).__name__} chooses {aimed} target classes itself, got targets: leave them out, or set "
+                "target_classes=0"
+            )
+        if aimed > classes - 1:
+            raise ValueError(f"target_classes must be at most {classes - 1} for {classes} classes, got {aimed}")
+        if self.loss == "dlr" and classes < (4 if targeted or aimed else 3):
+            raise ValueError(f"the dlr loss needs more classes than {classes}: use the margin loss")
 
     def canonical(self, dtype: Any) -> Any:
         """Return the attack with its numbers as arrays of one dtype, so that no way of writing ε compiles anew."""
@@ -176,10 +243,10 @@ class Attack:
             The best iterates, and the losses of shape ``(batch, evaluations)`` where the attack keeps a trace.
         """
         attack, target = where.everywhere((self.canonical(problem.images.dtype), target))
-        state, trace = where.put(attack.blank(problem)), []
+        state, trace = where.put(distinct(attack.blank(problem))), []
         problem = where.put(problem)
         run = where.compile(advance, per_image=(False, False, True, True, False, False), donate=(3,))
-        for restart in range(self.restarts):
+        for restart in range(self.searches):
             for step in range(self.evaluations):
                 state = run(attack, target, problem, state, np.uint32(restart), np.uint32(step))
                 if self.trace:
@@ -188,11 +255,10 @@ class Attack:
                     progress()
         return state[0], jnp.stack(trace, axis=1) if self.trace else None
 
-    def result(self, target: Any, best: Best, problem: Problem, trace: Any) -> AttackResult:
+    def result(self, best: Best, problem: Problem, trace: Any) -> AttackResult:
         """Turn the kept iterates into a result.
 
         Args:
-            target: what was attacked.
             best: the kept iterates.
             problem: what was attacked.
             trace: losses, or None.
@@ -200,18 +266,31 @@ class Attack:
         Returns:
             The result.
         """
-        forwards, backwards = (self.restarts * self.evaluations * passes for passes in self.cost(target))
-        return _summarise(best, problem.images, self.norm, forwards, backwards, trace)
+        return _summarise(best, problem.images, self.norm, trace)
 
-    def _on_device(self, target: Any, problem: Problem) -> AttackResult:
+    def search_on_device(self, target: Any, problem: Problem) -> tuple[Best, Any]:
+        """Run the whole search as one device loop, traceable.
+
+        Args:
+            target: the target.
+            problem: what is attacked.
+
+        Returns:
+            The best iterates, and the losses of shape ``(batch, evaluations)`` where the attack keeps a trace.
+        """
+
         def one(state, number):
             restart, step = number // self.evaluations, number % self.evaluations
             state = self.advance(target, problem, state, restart, step)
             return state, state[1] if self.trace else None
 
-        numbers = jnp.arange(self.restarts * self.evaluations, dtype=jnp.uint32)
+        numbers = jnp.arange(self.searches * self.evaluations, dtype=jnp.uint32)
         state, trace = jax.lax.scan(one, self.blank(problem), numbers)
-        return self.result(target, state[0], problem, None if trace is None else trace.T)
+        return state[0], None if trace is None else trace.T
+
+    def _on_device(self, target: Any, problem: Problem) -> AttackResult:
+        best, trace = self.search_on_device(target, problem)
+        return self.result(best, problem, trace)
 
 
 def advance(attack: Any, target: Any, problem: Problem, state: Any, restart: Any, step: Any) -> Any:
@@ -231,6 +310,18 @@ def advance(attack: Any, target: Any, problem: Problem, state: Any, restart: Any
     return attack.advance(target, problem, state, restart, step)
 
 
+def distinct(state: Any) -> Any:
+    """Give every leaf of a state memory of its own, since all of it is donated.
+
+    Args:
+        state: the state.
+
+    Returns:
+        A copy.
+    """
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
 @pytree_dataclass
 class Judgement:
     """What counts as success: ``function(outputs, reference)``, or None for classification."""
@@ -238,28 +329,28 @@ class Judgement:
     function: Any = static(None)
 
 
-_summarise = jax.jit(summarise, static_argnums=(2, 3, 4))
+_summarise = jax.jit(summarise, static_argnums=(2,))
 _jitted_on_device = jax.jit(lambda attack, target, problem: attack._on_device(target, problem))
 
 
-def blank_best(images: Any) -> Best:
-    """Return a ``Best`` that any iterate replaces.
+def loop(target: Any, count: Any, body: Callable[[Any, Any], Any], state: Any) -> Any:
+    """Repeat forward passes of a target within one compiled call, on the device.
 
     Args:
-        images: clean images.
+        target: what is called in the body; where it calls back to the host, the loop is unrolled, since a callback in
+            a device loop can stall.
+        count: number of repetitions; it may be traced unless the target calls back.
+        body: ``(number, state)`` to the next state; number is a uint32.
+        state: the first state.
 
     Returns:
-        Losses of minus infinity. The images are the clean ones (a copy: the state is donated), for a target whose
-        losses are never above that, such as NaN.
+        The last state.
     """
-    count, dtype = images.shape[0], images.dtype
-    return Best(
-        images=jnp.array(images, copy=True),
-        loss=jnp.full((count,), -jnp.inf, dtype),
-        margin=jnp.full((count,), jnp.nan, dtype),
-        success=jnp.zeros((count,), bool),
-        finite=jnp.ones((count,), bool),
-    )
+    if attribute(target, "calls_back"):
+        for number in range(int(count)):
+            state = body(jnp.uint32(number), state)
+        return state
+    return jax.lax.fori_loop(jnp.uint32(0), jnp.asarray(count, jnp.uint32), body, state)
 
 
 def _canonical(leaf: Any) -> Any:
@@ -268,8 +359,21 @@ def _canonical(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array) else leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)
 
 
-def _classes(target: Any, images: Any, key: Any, judgement: str) -> int:
-    """Return the target's number of classes; its shapes are traced once a structure, not once a call."""
+def classes_of(target: Any, images: Any, key: Any, *, judgement: str = "loss") -> int:
+    """Return a target's number of classes; its shapes are traced once a structure, not once a call.
+
+    Args:
+        target: images to logits.
+        images: any images that it takes.
+        key: any key, where it is random.
+        judgement: what needs the classes, for the message.
+
+    Returns:
+        Their number.
+
+    Raises:
+        ValueError: if the target's outputs are no logits, or a key is missing.
+    """
     leaves, tree = jax.tree.flatten(target)
     known = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     random = attribute(target, "random")

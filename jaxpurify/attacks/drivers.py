@@ -5,57 +5,51 @@
 is left. Images stopped at their first success would make any other model look robust.
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxpurify import keys as _keys
-from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import Attack, advance
-from jaxpurify.attacks.result import AttackResult, Problem
+from jaxpurify.attacks.attack import Attack, advance, classes_of, distinct
+from jaxpurify.attacks.batches import bucket_sizes, in_batches, in_buckets, take
+from jaxpurify.attacks.cascade import Cascade
+from jaxpurify.attacks.result import AttackResult, Best
+from jaxpurify.attacks.scoring import fooling_draws, worst
 from jaxpurify.metrics.norms import check_perturbations
 from jaxpurify.models import as_target, attribute
-from jaxpurify.parallel import Placement, placement
-
-DRAWS = 20
+from jaxpurify.parallel import placement
 
 
 class Verdict(NamedTuple):
     """Which images of this very model fall.
 
     Attributes:
-        fooled: whether some point of the ball was found that succeeds, the clean image included, shape ``(images,)``.
-        forwards: forward passes spent, shape ``(images,)``.
+        fooled: whether some point of the ball was found that succeeds, the clean image included, shape ``(images,)``;
+            for a random target, whether most fresh draws are.
+        forwards: forward passes spent up to the first success, shape ``(images,)``: for black-box attacks, the queries.
         backwards: backward passes spent, shape ``(images,)``.
         status: index into ``STATUS``, shape ``(images,)``.
+        stood: share of fresh draws that stand, shape ``(images,)``; 0 or 1 for a deterministic target.
+        tallies: for a cascade, how many images each of its attacks felled, in its order; None for a single attack.
     """
 
     fooled: np.ndarray
     forwards: np.ndarray
     backwards: np.ndarray
     status: np.ndarray
+    stood: np.ndarray
+    tallies: dict[str, int] | None = None
 
     @property
     def robust_accuracy(self) -> float:
         """Share of all images that stand."""
         return float(1 - self.fooled.mean())
 
-
-def bucket_sizes(batch: int, devices: int = 1) -> tuple[int, ...]:
-    """Return the sizes, at most four, to which a shrinking batch is compacted.
-
-    Args:
-        batch: images in a full batch.
-        devices: number of devices, of which every size is a multiple.
-
-    Returns:
-        Sizes in descending order: the whole, three quarters, three eighths and an eighth. Our choice: the first steps
-        of a strong attack remove most images, and the later ones matter where a quarter or half has gone.
-    """
-    sizes = {devices * -(-batch * eighths // (8 * devices)) for eighths in (8, 6, 3, 1)}
-    return tuple(sorted(sizes, reverse=True))
+    @property
+    def draw_accuracy(self) -> float:
+        """Mean share of draws in which an image stands: the first figure to report of a random target."""
+        return float(self.stood.mean())
 
 
 def run(
@@ -92,12 +86,13 @@ def run(
     target, where = as_target(target), placement(devices)
     problem = attack.prepare(target, images, labels, key, targets)
     parts = []
-    for rows, part in _batches(problem, batch_size * where.count):
+    for rows, part in in_batches(problem, batch_size * where.count):
         best, trace = attack.search(target, part, where=where, progress=progress)
-        result = jax.tree.map(np.asarray, attack.result(target, best, where.put(part), trace))
+        result = jax.tree.map(np.asarray, attack.result(best, where.put(part), trace))
         parts.append(jax.tree.map(lambda leaf, rows=rows: leaf[: len(rows)], result))
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     check_perturbations(problem.images, result.images, norm=attack.norm, epsilon=attack.epsilon)
+    warn_of_probabilities(result.probabilities)
     return result
 
 
@@ -115,6 +110,8 @@ def verdict(
 ) -> Verdict:
     """Say which images fall, ending early: images already fooled leave and the rest is compacted.
 
+    The attacks of a cascade run one after another on the images still standing.
+
     For a random target nothing ends early, because a lucky draw is no success: the full budget is spent and an image
     counts as fooled if most of 20 fresh draws are. Nor does anything end early where the target couples the images of
     a batch, or where the attack searches through a transformation of them: there the image found is judged.
@@ -127,7 +124,8 @@ def verdict(
         key: one typed key, or one an image.
         targets: classes to reach, shape ``(images,)``, or None.
         batch_size: images in each device's program; by default 128, or 32 where no device has more, so that calls with
-            other numbers of images compile nothing new.
+            other numbers of images compile nothing new. A cascade takes 32 on the CPU, where small batches cost no
+            more and leave less to padding.
         devices: None, ``"all"``, a number, or devices.
         progress: called after each compiled call, or None.
 
@@ -140,125 +138,156 @@ def verdict(
     target, where = as_target(target), placement(devices)
     problem = attack.prepare(target, images, labels, key, targets)
     count = problem.images.shape[0]
-    batch_size = (32 if count <= 32 * where.count else 128) if batch_size is None else batch_size
+    if batch_size is None:
+        small = count <= 32 * where.count or (isinstance(attack, Cascade) and jax.default_backend() == "cpu")
+        batch_size = 32 if small else 128
+    if isinstance(attack, Cascade):
+        options = {"batch_size": batch_size, "devices": where.devices, "progress": progress}
+        return _cascade_verdict(attack, target, problem, where, options)
     if attribute(target, "random") or attribute(target, "couples_images") or not attack.sees_target:
         return _full_budget_verdict(attack, target, problem, batch_size, where, progress)
-    fooled, status = np.zeros(count, bool), np.zeros(count, np.int32)
-    calls = np.zeros(count, np.int32)
     sizes = bucket_sizes(batch_size * where.count, where.count)
-    for rows, part in _batches(problem, sizes[0]):
-        # A last batch starts in the smallest bucket that holds it.
-        size = min(size for size in sizes if size >= len(rows))
-        part = _take(part, np.arange(size)) if size < sizes[0] else part
-        _decide(attack, target, part, rows, sizes, fooled, status, calls, where, progress)
-    forwards, backwards = (calls * passes for passes in attack.cost(target))
-    return Verdict(fooled, forwards, backwards, np.where(fooled, 1, status))
+    tally = _Tally(count)
+    for rows, part in in_buckets(problem, sizes):
+        _decide(attack, target, part, rows, sizes, tally, where, progress)
+    warn_of_probabilities(tally.probabilities)
+    return tally.verdict()
 
 
-def _decide(attack, target, problem, rows, sizes, fooled, status, calls, where, progress):
-    """Drive one batch until none stands; writes into ``fooled``, ``status`` and ``calls`` at ``rows``."""
+def warn_of_probabilities(probabilities: np.ndarray) -> None:
+    """Warn where all outputs that a search met look like probabilities.
+
+    Args:
+        probabilities: one flag an image.
+    """
+    if probabilities.all():
+        warnings.warn(
+            "the target's outputs are non-negative and sum to one: give logits, since the softmax of probabilities "
+            "hides gradients",
+            stacklevel=3,
+        )
+
+
+class _Tally:
+    """What is known of each image while a verdict is reached."""
+
+    def __init__(self, count: int):
+        self.fooled, self.finite, self.probabilities = np.zeros(count, bool), np.ones(count, bool), np.ones(count, bool)
+        self.forwards, self.backwards = np.zeros(count, np.int32), np.zeros(count, np.int32)
+
+    def note(self, rows: np.ndarray, best: Best) -> None:
+        """Take down the first images of a batch as they are now."""
+        count = len(rows)
+        best = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], best._replace(images=best.loss))
+        still = rows[~self.fooled[rows]]
+        forwards, backwards = np.zeros_like(self.forwards), np.zeros_like(self.backwards)
+        forwards[rows], backwards[rows] = np.where(best.decided > 0, best.decided, best.forwards), best.backwards
+        self.forwards[still], self.backwards[still] = forwards[still], backwards[still]
+        self.finite[rows], self.probabilities[rows] = best.finite, best.probabilities
+        self.fooled[rows] |= best.success
+
+    def verdict(self) -> Verdict:
+        status = np.where(self.fooled, 1, np.where(self.finite, 0, 2)).astype(np.int32)
+        return Verdict(self.fooled, self.forwards, self.backwards, status, 1.0 - self.fooled)
+
+
+def _decide(attack, target, problem, rows, sizes, tally, where, progress):
+    """Drive one batch until none stands."""
     attack, target = where.everywhere((attack.canonical(problem.images.dtype), target))
     run = where.compile(advance, per_image=(False, False, True, True, False, False), donate=(3,))
-    state = attack.blank(problem)
+    state = distinct(attack.blank(problem))
     standing = np.arange(len(rows))
     whole, size = problem, problem.images.shape[0]
     problem, state = where.put(problem), where.put(state)
-    for restart in range(attack.restarts):
+    for restart in range(attack.searches):
         for step in range(attack.evaluations):
             state = run(attack, target, problem, state, np.uint32(restart), np.uint32(step))
-            calls[rows[standing]] += 1
-            success, finite = (np.asarray(flag)[: len(standing)] for flag in (state[0].success, state[0].finite))
-            fooled[rows[standing[success]]] = True
-            status[rows[standing[~finite]]] = 2
             if progress is not None:
                 progress()
-            if not success.any():
+            gone = np.asarray(state[0].success | attack.finished(state))[: len(standing)]
+            if not gone.any():
                 continue
-            left = np.flatnonzero(~success)
+            tally.note(rows[standing], state[0])
+            left = np.flatnonzero(~gone)
             if not len(left):
                 return
             smaller = min(s for s in sizes if s >= len(left))
             if smaller < size:
                 # Gathered on the host: a device gather would compile once a pair of sizes.
                 kept = np.resize(left, smaller)
-                state = where.put(_take(state, kept))
+                state = where.put(take(state, kept))
                 standing, size = standing[left], smaller
-                problem = where.put(_take(whole, np.resize(standing, size)))
+                problem = where.put(take(whole, np.resize(standing, size)))
     # Wrong on the clean image and right on every iterate: rare, but not robust by definition.
-    state = attack.at_clean(problem, state)
-    if state is None:
-        return
-    state = run(attack, target, problem, state, np.uint32(0), np.uint32(attack.evaluations))
-    fooled[rows[standing]] |= np.asarray(state[0].success)[: len(standing)]
-    calls[rows[standing]] += 1
+    at_clean = attack.at_clean(problem, state)
+    if at_clean is not None:
+        state = run(attack, target, problem, at_clean, np.uint32(0), np.uint32(attack.evaluations))
+    tally.note(rows[standing], state[0])
 
 
 def _full_budget_verdict(attack, target, problem, batch_size, where, progress):
-    count = problem.images.shape[0]
-    fooled, status = np.zeros(count, bool), np.zeros(count, np.int32)
-    for rows, part in _batches(problem, batch_size * where.count):
+    """Judge what full-budget searches find, and the clean images, on draws that they have not seen."""
+    tally, stood = _Tally(problem.images.shape[0]), np.ones(problem.images.shape[0])
+    for rows, part in in_batches(problem, batch_size * where.count):
         best, _ = attack.search(target, part, where=where, progress=progress)
-        for judged in (best.images, part.images):  # wrong on the clean image is not robust either
-            success = fooling_draws(attack, target, part, judged, where=where)
-            fooled[rows] |= (success.mean(axis=0) > 0.5)[: len(rows)]
-        status[rows] = np.where(np.asarray(best.finite)[: len(rows)], 0, 2)
-    spent = np.full(count, attack.restarts * attack.evaluations, np.int32)
-    forwards, backwards = (spent * passes for passes in attack.cost(target))
-    return Verdict(fooled, forwards, backwards, np.where(fooled, 1, status))
+        tally.note(rows, best._replace(decided=np.zeros(len(part.images), np.int32)))
+        # Wrong on the clean image is not robust either.
+        stood[rows] = worst(attack, target, part, (best.images, part.images), where=where)[1][: len(rows)]
+    tally.fooled = stood < 0.5
+    warn_of_probabilities(tally.probabilities)
+    return tally.verdict()._replace(stood=stood)
 
 
-def fooling_draws(
-    attack: Attack,
-    target: Any,
-    problem: Problem,
-    images: Any,
-    *,
-    where: Placement,
-    purpose: str = "score",
-    draws: int = DRAWS,
-) -> np.ndarray:
-    """Judge images on keys that no search has seen.
-
-    Args:
-        attack: decides what success is.
-        target: the target; a deterministic one is judged once.
-        problem: labels, targets and keys.
-        images: what is judged, shape ``(batch, height, width, channel)``.
-        where: the devices.
-        purpose: ``"score"`` for what is reported, ``"select"`` for choosing among attacks.
-        draws: draws for a random target.
-
-    Returns:
-        Booleans of shape ``(draws, batch)``; one row for a deterministic target.
-    """
-    judge = where.compile(_judge, per_image=(False, False, True, True, True))
-    target, success = where.everywhere(target), attack.judgement()
-    placed, images = where.put(problem), where.put(images)
-    if not attribute(target, "random"):
-        return np.asarray(judge(success, target, placed, images, None))[None]
-    rows = []
-    for draw in range(draws):
-        keys = where.put(_keys.stream(problem.keys, purpose, draw=draw))
-        rows.append(judge(success, target, placed, images, keys))
-    return np.stack([np.asarray(row) for row in rows])
-
-
-def _judge(success, target, problem, images, keys):
-    return losses.succeeded(success.function, target(images, keys), problem.labels, problem.targets)
-
-
-def _batches(problem: Problem, size: int):
-    """Yield row numbers and problems of exactly ``size`` images, the last one filled up with copies."""
+def _cascade_verdict(cascade, target, problem, where, options):
+    """Hand the images still standing from one attack of a cascade to the next."""
+    size = options["batch_size"] * where.count
     count = problem.images.shape[0]
-    problem = jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), problem)
-    for first in range(0, count, size):
-        rows = np.arange(first, min(first + size, count))
-        yield rows, problem if len(rows) == size == count else _take(problem, np.resize(rows, size))
+    parts = cascade.parts(target, classes_of(target, problem.images, problem.keys))
+    if attribute(target, "random") or attribute(target, "couples_images"):
+        return _worst_of_parts(cascade, target, parts, problem, where, options)
+    fooled = _judged(cascade, target, problem, problem.images, size, where)
+    finite, forwards, backwards = np.ones(count, bool), np.zeros(count, np.int32), np.zeros(count, np.int32)
+    tallies = {"clean": int(fooled.sum())}
+    for part in parts:
+        rows = np.flatnonzero(~fooled)
+        if len(rows):
+            left = take(problem, rows)
+            if part.target is target:
+                found: Any = verdict(part.attack, target, left.images, left.labels, left.keys, left.targets, **options)
+                fooled[rows] = found.fooled
+            else:
+                shown = run(part.attack, part.target, left.images, left.labels, left.keys, left.targets, **options)
+                fooled[rows] = _judged(cascade, target, left, shown.images, size, where)
+                found = shown
+            finite[rows] &= np.asarray(found.status) != 2
+            forwards[rows] += found.forwards
+            backwards[rows] += found.backwards
+        tallies[part.name] = int(fooled.sum()) - sum(tallies.values())
+    status = np.where(fooled, 1, np.where(finite, 0, 2)).astype(np.int32)
+    return Verdict(fooled, forwards, backwards, status, 1.0 - fooled, tallies)
 
 
-def _take(tree: Any, rows: np.ndarray) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows] if _is_key(leaf) else np.asarray(leaf)[rows], tree)
+def _judged(cascade, target, problem, images, size, where):
+    """Say which images the target itself gets wrong."""
+    fooled = np.zeros(len(images), bool)
+    for rows, part in in_batches(problem._replace(images=images), size):
+        fooled[rows] = fooling_draws(cascade, target, part, part.images, where=where)[0][: len(rows)]
+    return fooled
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _worst_of_parts(cascade, target, parts, problem, where, options):
+    """Spend the full budget of all parts, choose the worst image on some draws and judge it on others."""
+    count, size = problem.images.shape[0], options["batch_size"] * where.count
+    arguments = (problem.images, problem.labels, problem.keys, problem.targets)
+    results = [run(part.attack, part.target, *arguments, **options) for part in parts]
+    candidates = np.stack([np.asarray(problem.images), *(result.images for result in results)])
+    chosen, stood = np.zeros(count, int), np.zeros(count)
+    for rows, part in in_batches(problem, size):
+        images = [take(images[rows], np.resize(np.arange(len(rows)), size)) for images in candidates]
+        chosen[rows], stood[rows] = (value[: len(rows)] for value in worst(cascade, target, part, images, where=where))
+    fooled = stood < 0.5
+    tallies = {name: int((fooled & (chosen == i)).sum()) for i, name in enumerate(["clean", *(p.name for p in parts)])}
+    forwards, backwards = (sum(getattr(result, name) for result in results) for name in ("forwards", "backwards"))
+    finite = np.all([result.status != 2 for result in results], axis=0)
+    status = np.where(fooled, 1, np.where(finite, 0, 2)).astype(np.int32)
+    return Verdict(fooled, forwards, backwards, status, stood, tallies)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import Attack, blank_best
+from jaxpurify.attacks.attack import Attack, blank_best, loop
+from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Best, Problem
 from jaxpurify.models import attribute
@@ -51,23 +52,18 @@ class RandomNoise(Attack):
     loss: Any = static("cross-entropy")
     success: Any = static(None)
     trace: bool = static(False)
+    uses_gradient = False
 
     def check(self):
         """Refuse counts below one."""
         super().check()
-        for name in ("draws", "chunk"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {getattr(self, name)}")
+        check_counts(self, "draws", "chunk")
         object.__setattr__(self, "chunk", min(self.chunk, self.draws))
 
     @property
     def evaluations(self) -> int:
         """Chunks of draws; the last is filled up."""
         return -(-self.draws // self.chunk)
-
-    def cost(self, target: Any) -> tuple[int, int]:
-        """One forward pass a draw."""
-        return self.chunk, 0
 
     @property
     def needs_key(self) -> bool:
@@ -80,7 +76,7 @@ class RandomNoise(Attack):
 
     def advance(self, target: Any, problem: Problem, state: State, restart: Any, step: Any) -> State:
         """Evaluate one chunk of draws."""
-        clean, labels, targets, keys = problem
+        clean, keys = problem.images, problem.keys
         epsilon = jnp.asarray(self.epsilon, clean.dtype)
         random = attribute(target, "random")
         judge = losses.resolve(self.loss)
@@ -100,20 +96,17 @@ class RandomNoise(Attack):
             key = _keys.fold(keys, number + 1)
             images = jax.vmap(noisy, in_axes=(0, 0, 0, None))(clean, sizes, key, number)
             outputs = target(images, _keys.fold(key, 1) if random else None)
-            loss = judge(outputs, labels, targets)
-            success = losses.succeeded(self.success, outputs, labels, targets)
+            loss = judge(outputs, problem.labels, problem.targets).astype(clean.dtype)
             numbers = jnp.full((len(clean), 1, 1, 1), number, clean.dtype)
-            margin, finite = losses.label_margin(outputs, labels), jnp.isfinite(loss)
-            loss = loss.astype(clean.dtype)
-            return best.consider(numbers, loss, margin, success, finite, random=random), loss
+            return best.consider(numbers, loss, self.answer(outputs, problem), random=random), loss
 
         # Only the number of the best draw is kept in the loop: images are large, and made again from it.
         blank = blank_best(jnp.zeros((len(clean), 1, 1, 1), clean.dtype))
-        best, loss = jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(self.chunk), draw, (blank, state.loss))
+        best, loss = loop(target, self.chunk, draw, (blank, state.loss))
         numbers = best.images[:, 0, 0, 0].astype(jnp.uint32)
         key = jax.vmap(jax.random.fold_in)(keys, numbers + 1)
         images = jax.vmap(noisy)(clean, sizes, key, numbers)
-        return State(best=state.best.consider(images, *best[1:], random=random), loss=loss)
+        return State(best=state.best.join(best._replace(images=images), random=random), loss=loss)
 
 
 def _coins(key: Any, shape: tuple[int, ...]) -> Any:

@@ -1,5 +1,6 @@
 """The balls that perturbations live in: projection, random points and steepest directions, per image."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,13 +13,18 @@ class Ball(NamedTuple):
     """What an attack needs of a norm; every function is of one image's perturbation, of any shape.
 
     Attributes:
+        size: ``perturbation`` to its norm.
         project: ``(perturbation, epsilon)`` to the nearest perturbation in the ball.
+        inside: ``(moved, image, epsilon)`` to an image in the ball around ``image`` and in [0, 1]: in the linf and l1
+            norms the nearest one, in the l2 norm the projection onto the ball, clipped, as the attacks' papers have it.
         sample: ``(key, shape, dtype, epsilon)`` to a uniform random point of the ball.
         direction: ``gradient`` to the unit-norm perturbation of steepest ascent (zero where the gradient is zero).
         corner: ``(key, shape, dtype, epsilon)`` to a random perturbation of the largest size allowed.
     """
 
+    size: Callable[[Any], Any]
     project: Callable[[Any, Any], Any]
+    inside: Callable[[Any, Any, Any], Any]
     sample: Callable[..., Any]
     direction: Callable[[Any], Any]
     corner: Callable[..., Any]
@@ -36,6 +42,10 @@ def length(perturbation: Float[Array, "*shape"]) -> Float[Array, ""]:
     square = jnp.sum(perturbation * perturbation)
     safe = jnp.where(square > 0, square, jnp.ones_like(square))
     return jnp.where(square > 0, jnp.sqrt(safe), jnp.zeros_like(square))
+
+
+def _linf_size(perturbation):
+    return jnp.abs(perturbation).max()
 
 
 def _linf_project(perturbation, epsilon):
@@ -67,15 +77,73 @@ def _l2_corner(key, shape, dtype, epsilon):
 
 def _l2_sample(key, shape, dtype, epsilon):
     direction, radius = jax.random.split(key)
-    dimensions = 1
-    for size in shape:
-        dimensions *= size
-    return _l2_corner(direction, shape, dtype, epsilon) * jax.random.uniform(radius, (), dtype) ** (1 / dimensions)
+    share = jax.random.uniform(radius, (), dtype) ** (1 / math.prod(shape))
+    return _l2_corner(direction, shape, dtype, epsilon) * share
+
+
+def _l1_size(perturbation):
+    return jnp.abs(perturbation).sum()
+
+
+def _l1_project(perturbation, epsilon):
+    return _l1_shrink(perturbation, epsilon, -jnp.inf, jnp.inf)
+
+
+def _l1_inside(moved, image, epsilon):
+    perturbation = _l1_shrink(moved - image, epsilon, -image, 1 - image)
+    return jnp.clip(image + perturbation, 0, 1)
+
+
+def _l1_shrink(perturbation, epsilon, low, high):
+    """Return the nearest point of the ball and of a box around zero: soft shrinkage, then clipping.
+
+    How far to shrink is found by bisection: sorting, the usual way, is many times slower.
+    """
+    sizes = jnp.abs(perturbation)
+    room = jnp.maximum(jnp.where(perturbation > 0, high, -low), 0)
+
+    def shrunk(threshold):
+        return jnp.clip(jnp.sign(perturbation) * jnp.maximum(sizes - threshold, 0), low, high)
+
+    def halve(_, bounds):
+        near, far = bounds
+        middle = (near + far) / 2
+        outside = jnp.clip(sizes - middle, 0, room).sum() > epsilon
+        return jnp.where(outside, middle, near), jnp.where(outside, far, middle)
+
+    zero = jnp.zeros((), perturbation.dtype)
+    halvings = jnp.finfo(perturbation.dtype).nmant + 8
+    _, far = jax.lax.fori_loop(0, halvings, halve, (zero, sizes.max()))
+    return shrunk(jnp.where(_l1_size(shrunk(zero)) > epsilon, far, zero))
+
+
+def _l1_direction(gradient):
+    """Return the steepest direction: all of the step in the entries of the largest magnitude."""
+    sizes = jnp.abs(gradient)
+    largest = jnp.where(sizes == sizes.max(), jnp.sign(gradient), jnp.zeros_like(gradient))
+    return largest / jnp.maximum(jnp.abs(largest).sum(), 1)
+
+
+def _l1_corner(key, shape, dtype, epsilon):
+    # Laplace noise divided by its length is uniform on the sphere of the l1 norm.
+    noise = jax.random.laplace(key, shape, dtype)
+    return noise * (epsilon / _l1_size(noise))
+
+
+def _l1_sample(key, shape, dtype, epsilon):
+    direction, radius = jax.random.split(key)
+    share = jax.random.uniform(radius, (), dtype) ** (1 / math.prod(shape))
+    return _l1_corner(direction, shape, dtype, epsilon) * share
+
+
+def _clipped(project):
+    return lambda moved, image, epsilon: jnp.clip(image + project(moved - image, epsilon), 0, 1)
 
 
 BALLS = {
-    "linf": Ball(_linf_project, _linf_sample, jnp.sign, _linf_corner),
-    "l2": Ball(_l2_project, _l2_sample, _l2_direction, _l2_corner),
+    "linf": Ball(_linf_size, _linf_project, _clipped(_linf_project), _linf_sample, jnp.sign, _linf_corner),
+    "l2": Ball(length, _l2_project, _clipped(_l2_project), _l2_sample, _l2_direction, _l2_corner),
+    "l1": Ball(_l1_size, _l1_project, _l1_inside, _l1_sample, _l1_direction, _l1_corner),
 }
 
 
@@ -83,7 +151,7 @@ def ball(norm: str) -> Ball:
     """Return the ball of a norm.
 
     Args:
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
 
     Returns:
         Its functions.
@@ -100,7 +168,7 @@ def check_epsilon(norm: str, epsilon: Any) -> None:
     """Check the size of a ball, where it can be looked at.
 
     Args:
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
         epsilon: the size, in units of the [0, 1] range of images.
 
     Raises:

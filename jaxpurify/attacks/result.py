@@ -2,8 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxpurify.attacks.norms import ball
 
 STATUS = (
     "survived: no iterate succeeded",
@@ -28,8 +31,24 @@ class Problem(NamedTuple):
     keys: Any
 
 
+class Answer(NamedTuple):
+    """What a target's outputs say of images, whatever the loss; made by ``Attack.answer``.
+
+    Attributes:
+        margin: the label's logit less the largest other, shape ``(batch,)``; NaN where outputs are no logits.
+        success: whether the attack has succeeded, shape ``(batch,)``.
+        finite: whether all outputs are finite, shape ``(batch,)``.
+        probabilities: whether outputs are non-negative and sum to one, shape ``(batch,)``.
+    """
+
+    margin: Float[Array, " batch"]
+    success: Bool[Array, " batch"]
+    finite: Bool[Array, " batch"]
+    probabilities: Bool[Array, " batch"]
+
+
 class Best(NamedTuple):
-    """The iterate kept so far, an image.
+    """The iterate kept so far, an image, and what the search has met and spent.
 
     Attributes:
         images: shape ``(batch, height, width, channel)``.
@@ -37,6 +56,10 @@ class Best(NamedTuple):
         margin: the label's logit less the largest other, shape ``(batch,)``.
         success: shape ``(batch,)``.
         finite: whether every loss and gradient so far was finite, shape ``(batch,)``.
+        probabilities: whether all outputs so far looked like probabilities, shape ``(batch,)``.
+        forwards: forward passes spent, shape ``(batch,)``.
+        backwards: backward passes spent, shape ``(batch,)``.
+        decided: forward passes up to the first success, or 0, shape ``(batch,)``.
     """
 
     images: Float[Array, "batch height width channel"]
@@ -44,8 +67,23 @@ class Best(NamedTuple):
     margin: Float[Array, " batch"]
     success: Bool[Array, " batch"]
     finite: Bool[Array, " batch"]
+    probabilities: Bool[Array, " batch"]
+    forwards: Int[Array, " batch"]
+    backwards: Int[Array, " batch"]
+    decided: Int[Array, " batch"]
 
-    def consider(self, images, loss, margin, success, finite, *, random: bool, eligible: Any = True) -> "Best":
+    def consider(
+        self,
+        images: Any,
+        loss: Any,
+        answer: Answer,
+        *,
+        random: bool,
+        eligible: Any = True,
+        finite: Any = True,
+        forwards: Any = 1,
+        backwards: Any = 0,
+    ) -> "Best":
         """Keep the better of two iterates: one that succeeds before one that does not, then the higher loss.
 
         Where losses are equal, as where they underflow, the lower margin is better. A random target's success is a
@@ -54,31 +92,93 @@ class Best(NamedTuple):
         Args:
             images: the new iterate.
             loss: its loss, shape ``(batch,)``.
-            margin: its margin, shape ``(batch,)``.
-            success: whether it succeeds, shape ``(batch,)``.
-            finite: whether its loss and gradient are finite, shape ``(batch,)``.
+            answer: what the target said of it.
             random: whether the target is random.
             eligible: whether the new iterate may be kept at all.
+            finite: whether its gradient is finite; its loss and outputs are looked at here.
+            forwards: forward passes that it took, one number or one an image.
+            backwards: backward passes that it took.
 
         Returns:
             The better one, image by image.
         """
-        loss, margin = loss.astype(self.loss.dtype), margin.astype(self.margin.dtype)
+        loss, margin = loss.astype(self.loss.dtype), answer.margin.astype(self.margin.dtype)
+        success = answer.success & eligible
         higher = ((loss > self.loss) | ((loss == self.loss) & (margin < self.margin))) & eligible
-        success = success & eligible
         better = higher if random else (success & ~self.success) | ((success == self.success) & higher)
-        kept = better[:, None, None, None]
+        spent = self.forwards + forwards
         return Best(
-            images=jnp.where(kept, images, self.images),
-            loss=jnp.where(better, loss, self.loss),
-            margin=jnp.where(better, margin, self.margin),
-            success=jnp.where(better, success, self.success),
-            finite=self.finite & finite,
+            images=choose(better, images, self.images),
+            loss=choose(better, loss, self.loss),
+            margin=choose(better, margin, self.margin),
+            success=choose(better, success, self.success),
+            finite=self.finite & finite & answer.finite & jnp.isfinite(loss),
+            probabilities=self.probabilities & answer.probabilities,
+            forwards=spent,
+            backwards=self.backwards + backwards,
+            decided=jnp.where(success & (self.decided == 0), spent, self.decided),
+        )
+
+    def join(self, other: "Best", *, random: bool) -> "Best":
+        """Keep the better of what two searches found, the second after the first, and add up what they spent.
+
+        Args:
+            other: what the second found.
+            random: whether the target is random.
+
+        Returns:
+            The better one, image by image.
+        """
+        answer = Answer(other.margin, other.success, other.finite, other.probabilities)
+        joined = self.consider(
+            other.images, other.loss, answer, random=random, forwards=other.forwards, backwards=other.backwards
+        )
+        later = jnp.where(other.decided > 0, self.forwards + other.decided, 0)
+        return joined._replace(
+            decided=jnp.where(self.decided > 0, self.decided, later), finite=self.finite & other.finite
         )
 
 
+def choose(which: Any, new: Any, old: Any) -> Any:
+    """Take each image's value from one of two arrays.
+
+    Args:
+        which: whether from the first, shape ``(batch,)``.
+        new: the first, shape ``(batch, ...)``.
+        old: the second, same shape.
+
+    Returns:
+        The values taken.
+    """
+    return jnp.where(which.reshape(which.shape + (1,) * (new.ndim - which.ndim)), new, old)
+
+
+def blank_best(images: Any) -> Best:
+    """Return a ``Best`` that any iterate replaces.
+
+    Args:
+        images: clean images.
+
+    Returns:
+        Losses of minus infinity. The images are the clean ones (a copy: the state is donated), for a target whose
+        losses are never above that, such as NaN.
+    """
+    count, dtype = images.shape[0], images.dtype
+    return Best(
+        images=jnp.array(images, copy=True),
+        loss=jnp.full((count,), -jnp.inf, dtype),
+        margin=jnp.full((count,), jnp.nan, dtype),
+        success=jnp.zeros((count,), bool),
+        finite=jnp.ones((count,), bool),
+        probabilities=jnp.ones((count,), bool),
+        forwards=jnp.zeros((count,), jnp.int32),
+        backwards=jnp.zeros((count,), jnp.int32),
+        decided=jnp.zeros((count,), jnp.int32),
+    )
+
+
 class AttackResult(NamedTuple):
-    """Images of a full-budget attack: fit to be shown to another model.
+    """Images of a full-budget attack: fit to be shown to another model, but for those of minimal-norm attacks.
 
     Attributes:
         images: adversarial images, shape ``(batch, height, width, channel)``, in the ball and in [0, 1].
@@ -87,9 +187,10 @@ class AttackResult(NamedTuple):
         loss: the attack's loss at the returned image, shape ``(batch,)``.
         margin: the label's logit less the largest other, shape ``(batch,)``; NaN where outputs are no logits.
         norm: norm of the perturbation, shape ``(batch,)``, in units of [0, 1].
-        forwards: forward passes spent an image, shape ``(batch,)``.
+        forwards: forward passes spent an image, shape ``(batch,)``: for black-box attacks, the queries.
         backwards: backward passes spent an image, shape ``(batch,)``.
         status: index into ``STATUS``, shape ``(batch,)``.
+        probabilities: whether all outputs met looked like probabilities (losses expect logits), shape ``(batch,)``.
         trace: loss at each step, shape ``(batch, evaluations)``, or None unless asked for.
     """
 
@@ -101,34 +202,31 @@ class AttackResult(NamedTuple):
     forwards: Int[Array, " batch"]
     backwards: Int[Array, " batch"]
     status: Int[Array, " batch"]
+    probabilities: Bool[Array, " batch"]
     trace: Float[Array, "batch evaluations"] | None = None
 
 
-def summarise(best: Best, clean: Array, norm: str, forwards: int, backwards: int, trace: Array | None) -> AttackResult:
+def summarise(best: Best, clean: Array, norm: str, trace: Array | None) -> AttackResult:
     """Turn the kept iterate into a result.
 
     Args:
         best: the kept iterate.
         clean: clean images.
-        norm: ``"linf"`` or ``"l2"``.
-        forwards: forward passes spent an image.
-        backwards: backward passes spent an image.
+        norm: the norm in which its distance is given.
         trace: losses of shape ``(batch, evaluations)``, or None.
 
     Returns:
         The result.
     """
-    perturbation = jnp.abs(best.images - clean).reshape(clean.shape[0], -1)
-    size = perturbation.max(axis=1) if norm == "linf" else jnp.sqrt((perturbation**2).sum(axis=1))
-    spent = jnp.ones(clean.shape[:1], jnp.int32)
     return AttackResult(
         images=best.images,
         success=best.success,
         loss=best.loss,
         margin=best.margin,
-        norm=size,
-        forwards=spent * forwards,
-        backwards=spent * backwards,
+        norm=jax.vmap(ball(norm).size)(best.images - clean),
+        forwards=best.forwards,
+        backwards=best.backwards,
         status=jnp.where(best.success, 1, jnp.where(best.finite, 0, 2)),
+        probabilities=best.probabilities,
         trace=trace,
     )

@@ -49,6 +49,7 @@ def attack(
     import jax
 
     from jaxpurify import attacks, gradients, purifiers
+    from jaxpurify.attacks.attack import classes_of
     from jaxpurify.evaluation.threat_models import exact_gradient_is_zero
     from jaxpurify.models import Defended
     from jaxpurify.parallel import placement
@@ -59,18 +60,18 @@ def attack(
     data, classifier = input.load()
     _check_writable(path)
     images, labels, count = data.images, data.labels, len(data)
-    _, backwards = search.cost(attacked)
-    if backwards and exact_gradient_is_zero(attacked, images[:4], jax.random.key(seed)):
+    if search.uses_gradient and exact_gradient_is_zero(attacked, images[:4], jax.random.key(seed)):
         raise ValueError(
             f"the {gradient} gradient of {purifier} is zero, so the attack would see nothing: try --gradient bpda"
         )
-    where = placement(devices)
+    model, where = Defended(classifier, attacked), placement(devices)
+    classes = classes_of(model, images[:1], jax.random.key(seed))
     batch = min(machine.batch_size, -(-count // where.count))
-    calls = -(-count // (batch * where.count)) * search.restarts * search.evaluations
+    calls = -(-count // (batch * where.count)) * search.calls(model, classes)
     with Progress("attacking", calls, enabled=machine.progress) as bar:
         found = attacks.run(
             search,
-            Defended(classifier, attacked),
+            model,
             images,
             labels,
             jax.random.key(seed),
@@ -103,7 +104,7 @@ class _Score:
     def __call__(self, images: Any) -> float:
         import jax
 
-        from jaxpurify.attacks.drivers import fooling_draws
+        from jaxpurify.attacks.scoring import fooling_draws
 
         count, fooled = len(images), []
         for first in range(0, count, self.size):

@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from jaxpurify.attacks.result import Best
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.plan import Cell, Plan
 from jaxpurify.evaluation.result import Evaluation
@@ -90,11 +92,7 @@ def evaluate(
 class _Found(NamedTuple):
     """What a search found, on the host, padding removed."""
 
-    images: np.ndarray
-    loss: np.ndarray
-    margin: np.ndarray
-    finite: np.ndarray
-    success: np.ndarray
+    best: Best
     distance: np.ndarray
 
 
@@ -127,7 +125,9 @@ class _Session:
                 continue
             names = (cell.threat.name, name, cell.attack, run_folder.format_value(cell.epsilon), batch.number)
             attacked = functools.partial(self._attacked, cell, name, batch, bar)
-            records[place, batch.number] = self._once(names, attacked, skipped=lambda: bar.advance(cell.calls))
+            records[place, batch.number] = self._once(
+                names, attacked, skipped=functools.partial(bar.advance, self.plan.calls_of(cell, name))
+            )
         return records
 
     def _once(self, names: tuple, compute: Callable[[], list[Record]], skipped: Any = None) -> list[Record]:
@@ -146,19 +146,19 @@ class _Session:
         target = self.plan.targets[name, cell.threat.name]
         known = cell.known(target)
         if known in batch.found:
-            bar.advance(cell.calls)
+            bar.advance(self.plan.calls_of(cell, name))
             return batch.found[known]
         best, _ = cell.search.search(target, batch.problem, where=self.where, progress=bar.advance)
-        images, loss, margin, success, finite = (np.asarray(leaf)[: len(batch)] for leaf in best)
-        distance = check_perturbations(batch.clean, images, norm=cell.search.norm, epsilon=cell.epsilon)
-        found = _Found(images, loss, margin, finite, success, distance)
+        best = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(batch)], best)
+        distance = check_perturbations(batch.clean, best.images, norm=cell.search.norm, epsilon=cell.epsilon)
+        found = _Found(best, distance)
         users = self.plan.users(cell, target)
         if len(users) > 1:
             batch.found[known] = found
         if self.folder is not None and not cell.curve:
             # Named after the first of them, so that a run taken up again finds the same name.
             path = f"adversarial/{run_folder.unique_slug(*users[0], batch.number)}"
-            self.folder.save_images(path, images=images, rows=batch.rows, used_by=np.array(users))
+            self.folder.save_images(path, images=best.images, rows=batch.rows, used_by=np.array(users))
         return found
 
     def _clean(self, name: str, batch: Batch) -> list[Record]:
@@ -168,25 +168,21 @@ class _Session:
 
     def _attacked(self, cell: Cell, name: str, batch: Batch, bar: Progress) -> list[Record]:
         found = self._search(cell, name, batch, bar)
-        records = self.scorer.score(name, batch, found.images)
+        records = self.scorer.score(name, batch, found.best.images)
         if self.folder is not None and batch.number == 0 and not cell.curve:
-            self._save_example(self.folder, cell, name, batch, found.images)
-        spent = cell.search.cost(self.plan.targets[name, cell.threat.name])
-        forwards, backwards = (cell.calls * passes for passes in spent)
+            self._save_example(self.folder, cell, name, batch, np.asarray(found.best.images))
         about = {
             "threat_model": cell.threat.name,
             "attack": cell.attack,
             "norm": cell.search.norm,
             "epsilon": cell.epsilon,
-            "forwards": forwards,
-            "backwards": backwards,
         }
-        status = np.where(found.finite, found.success.astype(int), NOT_FINITE)
+        status = np.where(found.best.finite, found.best.success.astype(int), NOT_FINITE)
         for number, record in enumerate(records):
             i = number % len(batch)
-            record.update(
-                about, loss=float(found.loss[i]), margin=float(found.margin[i]), distance=float(found.distance[i])
-            )
+            record.update(about, distance=float(found.distance[i]))
+            record.update({name: float(getattr(found.best, name)[i]) for name in ("loss", "margin")})
+            record.update({name: int(getattr(found.best, name)[i]) for name in ("forwards", "backwards")})
             record["status"] = max(record["status"], int(status[i]))
         return records
 

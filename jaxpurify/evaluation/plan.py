@@ -46,11 +46,6 @@ class Cell(NamedTuple):
     curve: bool
 
     @property
-    def calls(self) -> int:
-        """Compiled calls of a search."""
-        return self.search.restarts * self.search.evaluations
-
-    @property
     def epsilon(self) -> float:
         """Size of the attack."""
         return float(self.search.epsilon)
@@ -139,7 +134,8 @@ class Plan:
                 remedy = "are its weights loaded?" if name == bare else "check the purifier"
                 raise ValueError(f"the classifier behind {name} returns NaN or infinity on clean images: {remedy}")
             answers[name] = [float(f"{logit:.6g}") for logit in logits[0, :10]]
-            _images.check_labels(self.data.labels, len(self.data.images), classes=logits.shape[1])
+            self.classes = logits.shape[1]
+            _images.check_labels(self.data.labels, len(self.data.images), classes=self.classes)
         probed = batch.clean[:PROBED]
         self.zero_gradient = {name: exact_gradient_is_zero(p, probed, self.key) for name, p in self.purifiers.items()}
         self.out_of_range = [name for name, p in self.purifiers.items() if _leaves_range(p, probed, self.key)]
@@ -154,13 +150,14 @@ class Plan:
             for threat in self.threats:
                 try:
                     known = threat.name if isinstance(threat, Builtin) else None
-                    if known == "full" and self.zero_gradient[name]:
-                        if not has_surrogate(purifier):
-                            raise NotEvaluatedError("its exact gradient is zero and it declares no surrogate")
+                    masked = known in ("full", "adaptive") and self.zero_gradient[name]
+                    if masked and not has_surrogate(purifier):
+                        raise NotEvaluatedError("its exact gradient is zero and it declares no surrogate")
+                    if masked and known == "full":
                         known_already = targets.get((name, "substitute"))
                         stand_in = Defended(self.classifier, substitute(purifier))
                         targets[name, threat.name] = stand_in if known_already is None else known_already
-                    elif isinstance(purifier, Identity) and known in ("noise", "bpda", "full"):
+                    elif isinstance(purifier, Identity) and known in ("noise", "bpda", "full", "blackbox", "adaptive"):
                         targets[name, threat.name] = self.classifier
                     elif threat.shared and threat.name in shared:
                         targets[name, threat.name] = shared[threat.name]
@@ -199,6 +196,7 @@ class Plan:
                 for threat in self.threats
                 if threat.attacks is not None
             },
+            "minimal_norm": [name for name, attack in self.attacks.items() if attack.minimal_norm],
             "noise_draws": noise_draws,
             "epsilons": list(epsilons),
             "key": [*np.asarray(jax.random.key_data(self.key)).tolist(), str(jax.random.key_impl(self.key))],
@@ -237,8 +235,20 @@ class Plan:
     def calls(self) -> int:
         """Return the number of compiled calls of all searches, for the progress bar."""
         evaluated = [(cell, name) for cell in self.cells for name in self.purifiers]
-        calls = sum(cell.calls for cell, name in evaluated if (name, cell.threat.name) in self.targets)
+        calls = sum(self.calls_of(cell, name) for cell, name in evaluated if (name, cell.threat.name) in self.targets)
         return self.batches * calls
+
+    def calls_of(self, cell: Cell, name: str) -> int:
+        """Return the number of compiled calls of one batch's search.
+
+        Args:
+            cell: the attack.
+            name: the purifier.
+
+        Returns:
+            Their number.
+        """
+        return cell.search.calls(self.targets[name, cell.threat.name], self.classes)
 
     def users(self, cell: Cell, target: Any) -> list[tuple[str, str, str]]:
         """Return who shares what one search finds.

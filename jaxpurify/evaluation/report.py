@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpurify.attacks.drivers import DRAWS
+from jaxpurify.attacks.scoring import DRAWS
 from jaxpurify.evaluation import figures, run_folder, table
 from jaxpurify.evaluation.drawing import png, styles
 from jaxpurify.evaluation.findings import lede, meaning

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify import keys as _keys
-from jaxpurify.attacks.drivers import DRAWS
 from jaxpurify.attacks.result import Problem
+from jaxpurify.attacks.scoring import DRAWS
 from jaxpurify.evaluation.run_folder import COLUMNS, NOT_FINITE, Record
 from jaxpurify.models import Defended, attribute
 from jaxpurify.parallel import Placement

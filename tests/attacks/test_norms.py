@@ -33,6 +33,79 @@ def test_l2_projection_leaves_what_is_inside_and_what_it_has_projected(perturbat
         np.testing.assert_array_equal(once, perturbation)
 
 
+def sorted_projection(perturbation, epsilon):
+    """Project onto the l1 ball by sorting, in float64 (Duchi et al. 2008)."""
+    values = perturbation.astype(np.float64)
+    if np.abs(values).sum() <= epsilon:
+        return values
+    falling = np.sort(np.abs(values))[::-1]
+    thresholds = (np.cumsum(falling) - epsilon) / np.arange(1, len(values) + 1)
+    reached = thresholds[falling > thresholds]
+    threshold = reached[-1] if len(reached) else np.inf  # sizes that vanish beside the values
+    return np.sign(values) * np.maximum(np.abs(values) - threshold, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(perturbations, sizes)
+def test_l1_projection_is_the_nearest_point_of_the_ball(perturbation, epsilon):
+    projected = np.asarray(projections["l1"](perturbation, np.float32(epsilon)), np.float64)
+    np.testing.assert_allclose(projected, sorted_projection(perturbation, float(np.float32(epsilon))), atol=5e-6)
+    assert np.abs(projected).sum() <= epsilon + 1e-6
+    if np.abs(perturbation.astype(np.float64)).sum() < epsilon * (1 - 1e-6):
+        np.testing.assert_array_equal(projected, perturbation)
+
+
+def nearest_in_ball_and_box(moved, image, epsilon):
+    """Find the nearest point by the breakpoints of the shrinkage, between which its norm is linear, in float64."""
+    wanted, low, high = moved - image, -image, 1 - image
+
+    def shrunk(threshold):
+        return np.clip(np.sign(wanted) * np.maximum(np.abs(wanted) - threshold, 0), low, high)
+
+    edge = np.where(wanted > 0, high, -low)
+    knots = np.unique(np.concatenate([[0.0], np.abs(wanted), np.maximum(np.abs(wanted) - edge, 0)]))
+    norms = np.array([np.abs(shrunk(knot)).sum() for knot in knots])
+    if norms[0] <= epsilon:
+        return image + shrunk(0)
+    after = np.flatnonzero(norms <= epsilon)[0]
+    share = (norms[after - 1] - epsilon) / (norms[after - 1] - norms[after])
+    return image + shrunk(knots[after - 1] + share * (knots[after] - knots[after - 1]))
+
+
+inside_l1 = jax.jit(ball("l1").inside)
+
+
+@settings(max_examples=80, deadline=None)
+@given(perturbations, arrays(np.float32, (12,), elements=st.floats(0, 1, width=32, allow_subnormal=False)), sizes)
+def test_l1_inside_is_the_nearest_point_of_ball_and_box(perturbation, image, epsilon):
+    moved, epsilon = image + perturbation, np.float32(epsilon)
+    found = np.asarray(inside_l1(moved, image, epsilon), np.float64)
+    expected = nearest_in_ball_and_box(moved.astype(np.float64), image.astype(np.float64), float(epsilon))
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+    assert np.abs(found - image.astype(np.float64)).sum() <= epsilon + 1e-6
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 12.0, 60.0])
+def test_l1_inside_keeps_to_the_ball_in_images_of_many_values(epsilon):
+    random = np.random.default_rng(0)
+    image = random.uniform(size=(20, 32, 32, 3)).astype(np.float32)
+    moved = image + random.normal(size=image.shape).astype(np.float32)
+    found = np.asarray(jax.vmap(ball("l1").inside, in_axes=(0, 0, None))(moved, image, np.float32(epsilon)))
+    norms = np.abs(found.astype(np.float64) - image.astype(np.float64)).sum(axis=(1, 2, 3))
+    assert norms.max() <= epsilon * (1 + 1e-6) + 1e-6
+    assert norms.min() >= epsilon * (1 - 1e-4)
+
+
+def test_l1_direction_shares_a_step_of_one_among_the_steepest_entries():
+    np.testing.assert_array_equal(directions["l1"](np.float32([1, -3, 3, 0])), np.float32([0, -0.5, 0.5, 0]))
+
+
+def test_l1_size_is_the_sum_of_magnitudes():
+    assert ball("l1").size(jnp.array([[1.0, -2.0], [0.5, 0.0]])) == 3.5
+
+
 @settings(max_examples=30, deadline=None)
 @given(perturbations, sizes)
 def test_linf_projection_is_clipping(perturbation, epsilon):
@@ -68,9 +141,17 @@ def test_samples_are_uniform_in_the_ball():
     # The share of the volume within the radius is uniform, and the centre is the origin.
     np.testing.assert_allclose(np.quantile((radii / 0.5) ** 3, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.03)
     np.testing.assert_allclose(round_.mean(axis=0), 0, atol=0.02)
+    pointed = np.asarray(draw["l1"](keys))
+    shares = (np.abs(pointed).sum(axis=1) / 0.5) ** 3
+    assert shares.max() <= 1 + 1e-5
+    np.testing.assert_allclose(np.quantile(shares, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.03)
+    # On the sphere of three entries, each one's share of the length has density 2(1 - s).
+    part = np.abs(pointed[:, 0]) / np.abs(pointed).sum(axis=1)
+    np.testing.assert_allclose(np.quantile(1 - (1 - part) ** 2, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.03)
+    np.testing.assert_allclose(pointed.mean(axis=0), 0, atol=0.02)
 
 
-@pytest.mark.parametrize(("norm", "order"), [("linf", np.inf), ("l2", 2)])
+@pytest.mark.parametrize(("norm", "order"), [("linf", np.inf), ("l2", 2), ("l1", 1)])
 def test_corners_have_the_largest_size_allowed(norm, order):
     keys = jax.random.split(jax.random.key(0), 50)
     corners = np.asarray(jax.vmap(lambda key: ball(norm).corner(key, (12,), jnp.float32, jnp.float32(0.5)))(keys))
@@ -88,7 +169,7 @@ def test_corners_have_the_largest_size_allowed(norm, order):
         ("linf", 8, "got 8: in 0–255 units"),
         ("linf", np.float32(8), "0–255"),
         ("l2", 2000.0, "0–255"),
-        ("l1", 0.1, r"one of \['l2', 'linf'\], got 'l1'"),
+        ("l0", 0.1, r"one of \['l1', 'l2', 'linf'\], got 'l0'"),
     ],
 )
 def test_sizes_that_cannot_be_meant_are_refused(norm, epsilon, message):

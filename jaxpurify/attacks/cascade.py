@@ -1,0 +1,127 @@
+"""Several attacks as one: an image is lost to the first that fools it, and shown as the worst of them left it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpurify import keys as _keys
+from jaxpurify.attacks.attack import Attack, classes_of, loop
+from jaxpurify.attacks.norms import ball
+from jaxpurify.attacks.result import Best, Problem, blank_best
+from jaxpurify.attacks.scoring import DRAWS
+from jaxpurify.models import attribute
+from jaxpurify.parallel import Placement
+
+
+class Part(NamedTuple):
+    """One attack of a cascade.
+
+    Attributes:
+        name: what tallies call it.
+        attack: the attack.
+        target: what it attacks; the images it finds are judged by the cascade's own target.
+    """
+
+    name: str
+    attack: Attack
+    target: Any
+
+
+class Cascade(Attack):
+    """Base of several attacks run one after another; a subclass defines ``parts``.
+
+    ``jaxpurify.attacks.verdict`` hands the images still standing from one part to the next. Calling the cascade, and
+    ``run``, spend the full budget of every part on every image and return, of the versions of an image that succeed,
+    the one with the lowest margin. What minimal-norm attacks found is extended to the edge of the ball too. Against a
+    random target, outputs are averaged over 20 draws that no search has seen before images are compared.
+    """
+
+    restarts = 1
+    uses_gradient = False  # some do, but not all, so that a zero gradient does not stop it
+
+    def parts(self, target: Any, classes: int) -> Sequence[Part]:
+        """Return the attacks in their order.
+
+        Args:
+            target: what the cascade attacks.
+            classes: its number of classes.
+
+        Returns:
+            The parts.
+        """
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return type(self).__name__ + self._norm_suffix
+
+    def calls(self, target: Any, classes: int) -> int:
+        """Return the number of compiled calls of the full-budget searches of one batch."""
+        return sum(part.attack.calls(part.target, classes) for part in self.parts(target, classes))
+
+    @property
+    def needs_key(self) -> bool:
+        """Cascades hold attacks that draw random numbers."""
+        return True
+
+    def search(self, target: Any, problem: Problem, *, where: Placement, progress: Any = None) -> tuple[Best, Any]:
+        """Spend the full budget of every part, driven from the host."""
+        attack, placed = where.everywhere((self.canonical(problem.images.dtype), target))
+        kept, divided = where.put((blank_best(problem.images), problem))
+        for part in self.parts(target, classes_of(target, problem.images, problem.keys)):
+            found, _ = part.attack.search(part.target, problem, where=where, progress=progress)
+            keep = _keep_extended if part.attack.minimal_norm else _keep
+            run = where.compile(keep, per_image=(False, False, True, True, True), donate=(3,))
+            kept = run(attack, placed, divided, kept, found)
+        return kept, None
+
+    def search_on_device(self, target: Any, problem: Problem) -> tuple[Best, Any]:
+        """Spend the full budget of every part, traceable."""
+        kept = blank_best(problem.images)
+        for part in self.parts(target, classes_of(target, problem.images, problem.keys)):
+            found, _ = part.attack.search_on_device(part.target, problem)
+            keep = _keep_extended if part.attack.minimal_norm else _keep
+            kept = keep(self, target, problem, kept, found)
+        return kept, None
+
+
+def _keep(cascade: Any, target: Any, problem: Problem, kept: Best, found: Best) -> Best:
+    """Keep the worse of what earlier parts and one more left, judged by the cascade's own target."""
+    answer = cascade.answer(_outputs(target, problem, found.images), problem)
+    judged = found._replace(
+        loss=(-answer.margin).astype(found.loss.dtype),
+        margin=answer.margin,
+        success=answer.success,
+        finite=found.finite & answer.finite,
+        probabilities=answer.probabilities,
+        decided=jnp.zeros_like(found.decided),
+    )
+    return kept.join(judged, random=attribute(target, "random"))
+
+
+def _keep_extended(cascade: Any, target: Any, problem: Problem, kept: Best, found: Best) -> Best:
+    kept = _keep(cascade, target, problem, kept, found)
+    epsilon = jnp.asarray(cascade.epsilon, problem.images.dtype)
+
+    def to_the_edge(image, clean):
+        size = jnp.maximum(ball(cascade.norm).size(image - clean), jnp.finfo(clean.dtype).tiny)
+        return ball(cascade.norm).inside(clean + (image - clean) * jnp.maximum(epsilon / size, 1), clean, epsilon)
+
+    edge = jax.vmap(to_the_edge)(found.images, problem.images)
+    free = jnp.zeros_like(found.forwards)
+    return _keep(cascade, target, problem, kept, found._replace(images=edge, forwards=free, backwards=free))
+
+
+def _outputs(target: Any, problem: Problem, images: Any) -> Any:
+    if not attribute(target, "random"):
+        return target(images, None)
+
+    def outputs(number):
+        return target(images, _keys.stream(problem.keys, "select", draw=number))
+
+    rest = loop(target, DRAWS - 1, lambda number, total: total + outputs(number + np.uint32(1)), outputs(0))
+    return rest / DRAWS
