@@ -1,7 +1,8 @@
-"""The gradient family: FGSM, I-FGSM, MI-FGSM and PGD are configurations of one loop.
+"""The gradient family: FGSM, R-FGSM, I-FGSM, MI-FGSM and PGD are configurations of one loop.
 
-They differ in loss, input transformation and update rule, which is an Optax transformation: it is built once, receives
-the negative gradient (so that a descent rule ascends), and runs per image, so that its norms never mix images.
+They differ in loss, start, what the target is shown (``view``), what else is looked at (``surroundings``) and update
+rule, which is an Optax transformation: it is built once, receives negative gradients (so that a descent rule ascends),
+and runs per image, so that its norms never mix images.
 """
 
 import functools
@@ -16,11 +17,18 @@ import optax
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.attack import Attack, blank_best
+from jaxpurify.attacks.checks import check_counts, check_share, check_size
+from jaxpurify.attacks.draws import averaged, draws_of, search_keys
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Best, Problem
+from jaxpurify.attacks.rules import Factory, accumulate, mean_absolute_one, per_pixel, steepest
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
 from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+
+# Folded into the keys of a step; the draws of an expectation are numbered from 0.
+_VIEW = 2**32 - 1
+_L1_START = 0.1
 
 
 class State(NamedTuple):
@@ -48,7 +56,7 @@ class GradientAttack(Attack):
         step_size: length of a step, same units; None means ``step_fraction`` of epsilon.
         eot: the expectation over a random target's keys, or None for one draw a step. A target without randomness is
             evaluated once a step whatever it says.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
         steps: number of steps; the last iterate is evaluated too.
         restarts: independent searches; the best image of all is kept.
         loss: ``"cross-entropy"``, ``"margin"``, ``"dlr"``, or ``f(outputs, reference) -> (batch,)``, which is raised
@@ -57,18 +65,23 @@ class GradientAttack(Attack):
         random_start: whether a restart begins at a random point of the ball.
         update: an Optax factory, called once with learning rate 1, such as ``optax.adam``; by default a step of length
             ``step_size`` in the steepest direction of the norm. A ``functools.partial`` of one is welcome.
-        transformation: ``f(images, keys) -> images`` applied before the target in the search, or None.
+        transformation: ``f(images, keys) -> images`` of the same shape, applied before the target at every step but the
+            evaluation of the last iterate, or None.
         step_fraction: the default step as a share of epsilon; None means 1/steps.
+        l1_share: the share of an image's values that a step of the l1 norm changes, at least one of them.
         trace: whether the result keeps the loss at each step.
 
-    Source: Madry et al. 2018 (arXiv 1706.06083). Keeping the best iterate in the place of the last is our choice: it
-    costs nothing and is never weaker. Against a random target the last is kept, since losses on different draws cannot
-    be compared.
+    Source: Madry et al. 2018 (arXiv 1706.06083); in the l1 norm the step of SLIDE, Tramèr and Boneh 2019 (arXiv
+    1904.13000, section 3), with starts in a tenth of the ball, our choice: sparse steps are slow to
+    undo dense noise. Keeping the best iterate in the place of the last is our choice: it costs nothing and is
+    never weaker. The last is kept where iterates cannot be compared: against a random target, whose losses are of
+    different draws, and where the search looks at other images than the iterates.
     """
 
     epsilon: Scalar = 8 / 255
     step_size: Scalar | None = None
     eot: Expectation | None = None
+    l1_share: Scalar = 0.01
     norm: str = static("linf")
     steps: int = static(40)
     restarts: int = static(1)
@@ -83,8 +96,7 @@ class GradientAttack(Attack):
     def check(self):
         """Refuse sizes and counts that cannot be meant."""
         super().check()
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be an integer of at least 1, got {self.steps}")
+        check_counts(self, "steps")
         known = concrete(self.step_size) and self.step_size is not None and np.ndim(self.step_size) == 0
         length: Any = self.step_size if known else 0.25
         if not 0 < length < float("inf"):
@@ -93,19 +105,20 @@ class GradientAttack(Attack):
             raise ValueError(f"step_fraction must be a positive number, got {self.step_fraction}")
         if self.norm == "linf" and length > 1 and self.update is None:
             raise ValueError(f"step_size must be at most 1 in the linf norm, got {self.step_size}: divide by 255")
+        check_share("l1_share", self.l1_share)
         if isinstance(self.update, functools.partial):
             arguments = tuple(sorted(self.update.keywords.items()))
-            object.__setattr__(self, "update", _Factory(self.update.func, self.update.args, arguments))
+            object.__setattr__(self, "update", Factory(self.update.func, self.update.args, arguments))
 
     @property
     def evaluations(self) -> int:
         """One an iterate: the starting point and the point after each step."""
         return self.steps + 1
 
-    def cost(self, target: Any) -> tuple[int, int]:
-        """One forward and one backward pass a draw."""
-        draws = self.eot.samples if self.eot is not None and attribute(target, "random") else 1
-        return draws, draws
+    @property
+    def looks(self) -> int:
+        """Gradients computed at each evaluation."""
+        return 1
 
     @property
     def needs_key(self) -> bool:
@@ -114,12 +127,34 @@ class GradientAttack(Attack):
 
     @property
     def sees_target(self) -> bool:
-        """False where the search looks at the target through a transformation of the images."""
+        """False where the search shows the target other images than the iterates."""
         return self.transformation is None
 
     def rule(self) -> optax.GradientTransformation:
         """Return the update rule of one image, for a step of length 1."""
-        return steepest(self.norm) if self.update is None else self.update(1.0)
+        return steepest(self.norm, l1_share=self.l1_share) if self.update is None else self.update(1.0)
+
+    def length(self, epsilon: Any) -> Any:
+        """Return the length of a step in a ball of size epsilon."""
+        if self.step_size is not None:
+            return jnp.asarray(self.step_size, epsilon.dtype)
+        return epsilon * (1 / self.steps if self.step_fraction is None else self.step_fraction)
+
+    def start(self, image: Any, key: Any, epsilon: Any) -> Any:
+        """Return the perturbation of one image at which a restart with ``random_start`` begins."""
+        radius = epsilon * _L1_START if self.norm == "l1" else epsilon
+        return ball(self.norm).sample(key, image.shape, image.dtype, radius)
+
+    def view(self, images: Any, keys: Any, rule_state: Any, length: Any) -> Any:
+        """Return what the target is shown at an iterate; never called where the attack ``sees_target``."""
+        return self.transformation(images, _keys.fold(keys, _VIEW)) if self.transformation is not None else images
+
+    def surroundings(self, gradient_at: Callable, current: Any, epsilon: Any, keys: Any) -> dict[str, Any]:
+        """Return gradients at other points, which the update rule takes as extra arguments, negated.
+
+        ``gradient_at(images, keys)`` returns outputs, losses and gradient.
+        """
+        return {}
 
     def blank(self, problem: Problem) -> State:
         """Return a state of the right structure."""
@@ -134,105 +169,74 @@ class GradientAttack(Attack):
 
     def advance(self, target: Any, problem: Problem, state: State, restart: Any, step: Any) -> State:
         """Evaluate loss and gradient at the current iterate, keep the best and take one step."""
-        clean, labels, targets, _ = problem
+        clean, last = problem.images, step == self.steps
         epsilon = jnp.asarray(self.epsilon, clean.dtype)
-        rule = self.rule()
+        length, rule = self.length(epsilon), optax.with_extra_args_support(self.rule())
         current, rule_state = jax.lax.cond(
             step == 0,
-            lambda: (self._start(problem, restart), jax.vmap(rule.init)(clean)),
+            lambda: (self._begin(problem, restart), jax.vmap(rule.init)(clean)),
             lambda: (state.current, state.rule),
         )
-        outputs, loss, gradient = self._gradient(target, problem, current, restart, step)
+
+        def shown(images, keys):
+            if self.sees_target:
+                return images
+            return jnp.where(last, images, self.view(images, keys, rule_state, length))
+
+        keys = search_keys(self, problem, restart, step)
+        gradient_at = functools.partial(self._gradient, target, problem, shown)
+        outputs, loss, gradient = gradient_at(current, keys)
+        found = {"updates": gradient} | self.surroundings(gradient_at, current, epsilon, keys)
+        usable = [jnp.isfinite(leaf).all(axis=(1, 2, 3)) for leaf in found.values()]
+        random, spent = attribute(target, "random"), draws_of(self, target) * self.looks
         loss = loss.astype(clean.dtype)
-        random = attribute(target, "random") or not self.sees_target
-        usable = jnp.isfinite(gradient)
         best = state.best.consider(
             current,
             loss,
-            losses.label_margin(outputs, labels),
-            losses.succeeded(self.success, outputs, labels, targets),
-            jnp.isfinite(loss) & usable.all(axis=(1, 2, 3)),
+            self.answer(outputs, problem),
+            finite=functools.reduce(jnp.logical_and, usable),
+            forwards=spent,
+            backwards=spent,
             random=random,
             # Losses on different draws do not tell which iterate is better: the luckiest draw would win.
-            eligible=(step == self.steps) if random else True,
+            eligible=last if random or not self.sees_target else True,
         )
-        gradient = jnp.where(usable, gradient, jnp.zeros_like(gradient))
 
-        length = self._length(epsilon)
+        def move(found, rule_state, current, image):
+            descent = {name: -jnp.where(jnp.isfinite(leaf), leaf, 0) for name, leaf in found.items()}
+            updates = descent.pop("updates")
+            direction, rule_state = rule.update(updates, rule_state, current, **descent)
+            return ball(self.norm).inside(current + length * direction, image, epsilon), rule_state
 
-        def move(gradient, rule_state, current, image):
-            direction, rule_state = rule.update(-gradient, rule_state, current)
-            perturbation = ball(self.norm).project(current + length * direction - image, epsilon)
-            return jnp.clip(image + perturbation, 0, 1), rule_state
-
-        current, rule_state = jax.vmap(move)(gradient, rule_state, current, clean)
+        current, rule_state = jax.vmap(move)(found, rule_state, current, clean)
         return State(best=best, loss=loss, current=current, rule=rule_state)
-
-    def _length(self, epsilon: Any) -> Any:
-        if self.step_size is not None:
-            return jnp.asarray(self.step_size, epsilon.dtype)
-        return epsilon * (1 / self.steps if self.step_fraction is None else self.step_fraction)
 
     def at_clean(self, problem: Problem, state: State) -> State | None:
         """Return the state whose current iterate is the clean image."""
         return state._replace(current=jnp.copy(problem.images)) if self.random_start else None
 
-    def _start(self, problem: Problem, restart: Any) -> Any:
+    def _begin(self, problem: Problem, restart: Any) -> Any:
         if not self.random_start:
             return problem.images
         epsilon = jnp.asarray(self.epsilon, problem.images.dtype)
 
-        def start(image, key):
-            return jnp.clip(image + ball(self.norm).sample(key, image.shape, image.dtype, epsilon), 0, 1)
+        def begin(image, key):
+            return jnp.clip(image + self.start(image, key, epsilon), 0, 1)
 
-        return jax.vmap(start)(problem.images, _keys.stream(problem.keys, "start", restart=restart))
+        return jax.vmap(begin)(problem.images, _keys.stream(problem.keys, "start", restart=restart))
 
-    def _gradient(self, target: Any, problem: Problem, current: Any, restart: Any, step: Any) -> tuple[Any, Any, Any]:
-        frozen = self.eot is not None and self.eot.randomness == "frozen"
-        keys = problem.keys
-        if keys is not None:
-            keys = _keys.stream(keys, "search", restart=restart, step=jnp.zeros_like(step) if frozen else step)
+    def _gradient(self, target: Any, problem: Problem, shown: Callable, images: Any, keys: Any) -> tuple[Any, Any, Any]:
         judge = losses.resolve(self.loss)
 
         def of_outputs(outputs):
             return judge(outputs, problem.labels, problem.targets)
 
         def objective(images):
-            if self.transformation is not None:
-                images = self.transformation(images, _keys.fold(keys, 2**32 - 1))
-            random = attribute(target, "random")
-            if random and self.eot is not None:
-                loss, outputs = self.eot(target, images, keys, of_outputs)
-            else:
-                outputs = target(images, keys if random else None)
-                loss = of_outputs(outputs)
+            loss, outputs = averaged(self, target, shown(images, keys), keys, of_outputs)
             return loss.sum(), (outputs, loss)
 
-        gradient, (outputs, loss) = jax.grad(objective, has_aux=True)(current)
+        gradient, (outputs, loss) = jax.grad(objective, has_aux=True)(images)
         return outputs, loss, gradient
-
-
-def steepest(norm: str) -> optax.GradientTransformation:
-    """Step by 1 in the direction of steepest descent of a norm (fed negative gradients, it ascends).
-
-    Args:
-        norm: ``"linf"`` (the sign) or ``"l2"`` (the normalised gradient).
-
-    Returns:
-        An Optax transformation of one image.
-    """
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda value: -ball(norm).direction(value), updates))
-
-
-class _Factory(NamedTuple):
-    """A partial application that equals another of the same parts, so that it does not compile anew."""
-
-    function: Callable
-    arguments: tuple
-    keywords: tuple
-
-    def __call__(self, learning_rate):
-        return self.function(learning_rate, *self.arguments, **dict(self.keywords))
 
 
 @pytree_dataclass
@@ -245,6 +249,22 @@ class PGD(GradientAttack):
 
 
 @pytree_dataclass
+class AdamPGD(PGD):
+    """Projected gradient descent by Adam.
+
+    Source: Kingma and Ba 2015 (arXiv 1412.6980). Gradients are first divided by their mean absolute value, our choice:
+    those of a confident network are far below the constant that Adam adds to its divisor. Adam moves each pixel by
+    about 1, so its direction is divided by the norm of ones.
+    """
+
+    update: Callable = static(optax.adam)
+
+    def rule(self) -> optax.GradientTransformation:
+        """Normalise, follow Adam, and give its direction a length near 1."""
+        return optax.chain(mean_absolute_one(), super().rule(), per_pixel(self.norm))
+
+
+@pytree_dataclass
 class FGSM(GradientAttack):
     """Fast gradient sign method: one step of the whole ε from the clean image.
 
@@ -254,6 +274,36 @@ class FGSM(GradientAttack):
     steps: int = static(1)
     random_start: bool = static(False)
     step_fraction: float = static(1.0)
+
+
+@pytree_dataclass
+class RFGSM(FGSM):
+    """FGSM from a random corner: a random step of α times the sign of noise, then a step of ε − α by the gradient.
+
+    Args:
+        random_share: α as a share of epsilon.
+
+    Source: Tramèr et al. 2018 (arXiv 1705.07204), equation 5 with α = ε/2. In the l2 and l1 norms, our extension, the
+    random step has a random direction.
+    """
+
+    random_share: Scalar = 0.5
+    random_start: bool = static(True)
+
+    def check(self):
+        """Refuse what is no share."""
+        super().check()
+        check_share("random_share", self.random_share)
+
+    def start(self, image: Any, key: Any, epsilon: Any) -> Any:
+        """Return a random perturbation of the largest size that the random step has."""
+        share = jnp.asarray(self.random_share, epsilon.dtype)
+        return ball(self.norm).corner(key, image.shape, image.dtype, share * epsilon)
+
+    def length(self, epsilon: Any) -> Any:
+        """Return what the random step has left of epsilon."""
+        share = jnp.asarray(self.random_share, epsilon.dtype)
+        return super().length(epsilon if self.step_size is not None else (1 - share) * epsilon)
 
 
 @pytree_dataclass
@@ -276,29 +326,16 @@ class MIFGSM(IFGSM):
         decay: share of the accumulated gradient that is kept at each step.
 
     Source: Dong et al. 2018 (arXiv 1710.06081), algorithm 1. That algorithm divides by the L1 norm; the mean absolute
-    value differs from it by a constant only, which the sign removes.
+    value, which its authors' code divides by, differs from it by a constant only, which the sign removes.
     """
 
     decay: Scalar = 1.0
 
+    def check(self):
+        """Refuse a decay below 0."""
+        super().check()
+        check_size("decay", self.decay)
+
     def rule(self) -> optax.GradientTransformation:
         """Normalise, accumulate, step in the steepest direction."""
-        return optax.chain(_mean_absolute_one(), _trace(self.decay), super().rule())
-
-
-def _mean_absolute_one() -> optax.GradientTransformation:
-    def normalise(value):
-        return value / jnp.maximum(jnp.abs(value).mean(), jnp.finfo(value.dtype).tiny)
-
-    return optax.stateless(lambda updates, _: jax.tree.map(normalise, updates))
-
-
-def _trace(decay: Any) -> optax.GradientTransformation:
-    """Accumulate like ``optax.trace``, in the gradient's own dtype whatever the decay's."""
-
-    def update(updates, state, params=None):
-        del params
-        total = jax.tree.map(lambda new, old: new + jnp.asarray(decay, new.dtype) * old, updates, state)
-        return total, total
-
-    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
+        return optax.chain(mean_absolute_one(), accumulate(self.decay), super().rule())

@@ -4,8 +4,9 @@ A loss takes ``(outputs, labels, targets)`` and returns one number an image; ``t
 caller's own loss ``f(outputs, reference)`` is raised away from the labels, or, with targets, lowered towards them.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +26,27 @@ def cross_entropy(
         targets: classes to reach, shape ``(batch,)``, or None.
 
     Returns:
-        The loss to raise, shape ``(batch,)``, in nats.
+        The loss to raise, shape ``(batch,)``, in nats. Its slope is kept above 1e-20, our choice: an image
+        classified by a gap of thousands has a gradient too.
     """
     # Not logsumexp less the logit: in float32 that rounds to 0, and loses half of its gradient, where an image is
     # classified by a gap of 16 or more, and an attack on it would be weaker than it could be.
     if targets is None:
-        return jax.nn.softplus(_all_others(outputs, labels) - _of(outputs, labels))
-    return -jax.nn.softplus(_all_others(outputs, targets) - _of(outputs, targets))
+        return _softplus(_all_others(outputs, labels) - _of(outputs, labels))
+    return -_softplus(_all_others(outputs, targets) - _of(outputs, targets))
+
+
+@jax.custom_jvp
+def _softplus(gap: Array) -> Array:
+    return jax.nn.softplus(gap)
+
+
+@_softplus.defjvp
+def _softplus_derivative(primals, tangents):
+    # The slope is one factor of all of an image's gradient, so attacks use its direction alone: kept off zero, it
+    # shows that direction at any gap, where the exact slope would vanish in float32 beyond a gap of 103.
+    (gap,), (tangent,) = primals, tangents
+    return _softplus(gap), jnp.maximum(jax.nn.sigmoid(gap), 1e-20) * tangent
 
 
 def margin(
@@ -98,7 +113,7 @@ def resolve(loss: str | Callable) -> Loss:
         ValueError: if the name is unknown.
     """
     if callable(loss):
-        return loss if loss in LOSSES.values() else _Own(loss)
+        return loss if loss in LOSSES.values() or isinstance(loss, MeanLoss) else _Own(loss)
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {sorted(LOSSES)} or a function, got {loss!r}")
     return LOSSES[loss]
@@ -114,6 +129,20 @@ class _Own:
         return self.function(outputs, labels) if targets is None else -self.function(outputs, targets)
 
 
+class MeanLoss(NamedTuple):
+    """A loss averaged over the members of an ensemble, whose outputs are a tuple of theirs.
+
+    Attributes:
+        loss: a name in ``LOSSES``, one of those functions, or ``f(outputs, reference) -> (batch,)``.
+    """
+
+    loss: str | Callable
+
+    def __call__(self, outputs, labels, targets=None):
+        loss = resolve(self.loss)
+        return sum(loss(member, labels, targets) for member in outputs) / len(outputs)
+
+
 def misclassified(outputs: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Bool[Array, " batch"]:
     """Say which images are not given their label (outputs that are not finite count as neither).
 
@@ -124,7 +153,7 @@ def misclassified(outputs: Float[Array, "batch classes"], labels: Int[Array, " b
     Returns:
         Booleans of shape ``(batch,)``.
     """
-    return (jnp.argmax(outputs, axis=-1) != labels) & jnp.isfinite(outputs).all(axis=-1)
+    return (jnp.argmax(outputs, axis=-1).astype(labels.dtype) != labels) & jnp.isfinite(outputs).all(axis=-1)
 
 
 def classified_as(outputs: Float[Array, "batch classes"], targets: Int[Array, " batch"]) -> Bool[Array, " batch"]:
@@ -137,10 +166,10 @@ def classified_as(outputs: Float[Array, "batch classes"], targets: Int[Array, " 
     Returns:
         Booleans of shape ``(batch,)``.
     """
-    return (jnp.argmax(outputs, axis=-1) == targets) & jnp.isfinite(outputs).all(axis=-1)
+    return (jnp.argmax(outputs, axis=-1).astype(targets.dtype) == targets) & jnp.isfinite(outputs).all(axis=-1)
 
 
-def succeeded(success: Callable | None, outputs: Any, labels: Array, targets: Array | None) -> Bool[Array, " batch"]:
+def succeeded(success: Callable | None, outputs: Any, labels: Any, targets: Any) -> Bool[Array, " batch"]:
     """Judge outputs with the caller's ``success(outputs, reference)``, or as classification.
 
     Args:
@@ -155,6 +184,23 @@ def succeeded(success: Callable | None, outputs: Any, labels: Array, targets: Ar
     if success is not None:
         return success(outputs, labels if targets is None else targets)
     return misclassified(outputs, labels) if targets is None else classified_as(outputs, targets)
+
+
+def oddities(outputs: Any) -> tuple[Bool[Array, " batch"], Bool[Array, " batch"]]:
+    """Say whether all outputs of an image are finite, and whether they look like probabilities.
+
+    Args:
+        outputs: what a target returned, every leaf with a leading batch axis.
+
+    Returns:
+        Two arrays of booleans of shape ``(batch,)``: finite, and non-negative with a sum of one.
+    """
+    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(outputs)]
+    finite = functools.reduce(jnp.logical_and, [jnp.isfinite(leaf).all(axis=1) for leaf in leaves])
+    single = leaves[0] if isinstance(outputs, jax.Array) and outputs.ndim == 2 and outputs.shape[1] > 1 else None
+    if single is None:
+        return finite, jnp.zeros_like(finite)
+    return finite, (single >= 0).all(axis=1) & (jnp.abs(single.sum(axis=1) - 1) < 1e-3)
 
 
 def label_margin(outputs: Any, labels: Any) -> Float[Array, " batch"]:

@@ -368,15 +368,16 @@ def inverted(images, key):
     return 1 - images
 
 
-def test_a_transformation_serves_the_search_alone(linear):
-    attack = attacks.PGD(epsilon=0.0, steps=2, transformation=inverted)
+def test_a_transformation_serves_the_search_and_the_image_kept_is_judged_as_it_is(linear):
+    attack = attacks.PGD(epsilon=0.0, steps=2, transformation=inverted, loss="margin", trace=True)
     found = attacks.verdict(attack, linear.target, linear.images, linear.labels, KEY)
     assert not found.fooled.any()
     result = attack(linear.target, linear.images, linear.labels, KEY)
-    inside = np.asarray(linear.target(jnp.asarray(1 - linear.images)))
-    np.testing.assert_allclose(
-        result.margin, (inside[:, 0] - inside[:, 1]) * np.where(linear.labels == 0, 1, -1), rtol=1e-4, atol=1e-4
-    )
+    for images, losses in [(1 - linear.images, result.trace[:, 0]), (linear.images, -result.margin)]:
+        logits = np.asarray(linear.target(jnp.asarray(images)))
+        expected = (logits[:, 1] - logits[:, 0]) * np.where(linear.labels == 0, 1, -1)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
+    assert not result.success.any()
 
 
 @pytest.mark.parametrize(
@@ -386,7 +387,8 @@ def test_a_transformation_serves_the_search_alone(linear):
         ({"restarts": 0}, "restarts must be an integer of at least 1, got 0"),
         ({"epsilon": -0.1}, "epsilon must be a finite number of at least 0, got -0.1"),
         ({"epsilon": 8}, "got 8: in 0–255 units"),
-        ({"norm": "l1"}, "norm must be one of"),
+        ({"norm": "l3"}, "norm must be one of"),
+        ({"l1_share": 2.0}, "l1_share must be a share from 0 to 1, got 2.0"),
         ({"loss": "hinge"}, "loss must be one of"),
         ({"step_size": 2.0}, "step_size must be at most 1 in the linf norm, got 2.0: divide by 255"),
         ({"step_size": -0.1}, "step_size must be a positive number, got -0.1"),

@@ -53,6 +53,31 @@ def test_loss_equals_its_formula(name, expected, targets):
     np.testing.assert_allclose(ours, expected(LOGITS, LABELS, targets), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("targets", [None, TARGETS], ids=["untargeted", "targeted"])
+@pytest.mark.parametrize("gap", [1e2, 1e4])
+def test_dlr_equals_its_formula_at_any_gap(gap, targets):
+    logits = np.float32(LOGITS)
+    logits[ROWS, LABELS] += np.float32(gap)
+    ours = losses.dlr(jnp.asarray(logits), jnp.asarray(LABELS), None if targets is None else jnp.asarray(targets))
+    np.testing.assert_allclose(ours, numpy_dlr(logits.astype(np.float64), LABELS, targets), rtol=1e-5)
+
+
+def test_mean_loss_is_the_mean_over_the_members_of_an_ensemble():
+    members = tuple(jnp.float32(LOGITS * scale) for scale in (1, 0.5, -1))
+    for targets in (None, jnp.asarray(TARGETS)):
+        ours = losses.resolve(losses.MeanLoss("margin"))(members, jnp.asarray(LABELS), targets)
+        each = [numpy_margin(np.asarray(member), LABELS, targets) for member in members]
+        np.testing.assert_allclose(ours, np.mean(each, axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_cross_entropy_shows_the_direction_at_any_gap():
+    """The softmax of the other logits is the direction of the gradient, however little is left of its length."""
+    for gap in (30.0, 200.0, 1e4):
+        gradient = jax.grad(lambda z: losses.cross_entropy(z, jnp.array([0])).sum())(jnp.array([[gap, 0.0, 1.0]]))
+        np.testing.assert_allclose(gradient / -gradient[0, 0], [[-1, 1 / (1 + np.e), np.e / (1 + np.e)]], rtol=1e-4)
+        assert gradient[0, 0] < -1e-21
+
+
 def test_dlr_ignores_shift_and_scale_of_the_logits():
     once = losses.dlr(jnp.float32(LOGITS), jnp.asarray(LABELS))
     again = losses.dlr(jnp.float32(LOGITS * 30 + 7), jnp.asarray(LABELS))

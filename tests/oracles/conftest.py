@@ -7,10 +7,10 @@ from types import ModuleType
 
 import pytest
 
-# The helpers of this folder (torch_networks, torchvision_stub), which benchmarks import too.
+# The helpers of this folder (pairs, torch_networks, torchvision_stub), which benchmarks import too.
 sys.path.insert(0, str(Path(__file__).parent))
 
-collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["torch_networks.py"]
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["pairs.py", "torch_networks.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
