@@ -1,0 +1,119 @@
+"""The shortest step to a hyperplane within the box, against float64 references."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from scipy import optimize
+
+from jaxpurify.attacks.hyperplane import shortest_step
+
+NORMS = ["linf", "l2"]
+
+
+def size(steps, norm):
+    return np.abs(steps).max() if norm == "linf" else np.linalg.norm(steps)
+
+
+def by_multiplier(point, weights, need, norm):
+    """Solve the shortest step in float64 by a root of the growth in its multiplier."""
+    weights, need = weights / np.abs(weights).max(), need / np.abs(weights).max()
+    signs = np.sign(weights) * np.sign(need)
+    room = np.where(signs > 0, 1 - point, point) * (weights != 0)
+    speeds = np.ones_like(weights) if norm == "linf" else np.abs(weights)
+
+    def missing(multiplier):
+        return (np.abs(weights) * np.minimum(multiplier * speeds, room)).sum() - abs(need)
+
+    high = 1.0
+    while missing(high) < 0:
+        if (high := 4 * high) > 1e12:
+            return signs * room
+    return signs * np.minimum(optimize.brentq(missing, 0, high, xtol=1e-300, rtol=1e-14) * speeds, room)
+
+
+def by_programming(point, weights, need, norm):
+    """Solve the same by linear or quadratic programming, which know nothing of multipliers."""
+    count = len(point)
+    if norm == "linf":
+        cost = np.r_[np.zeros(count), 1.0]
+        ones, eye = np.ones((count, 1)), np.eye(count)
+        bounds = [(-value, 1 - value) for value in point] + [(0, None)]
+        found = optimize.linprog(
+            cost,
+            A_ub=np.block([[eye, -ones], [-eye, -ones]]),
+            b_ub=np.zeros(2 * count),
+            A_eq=np.r_[weights, 0][None],
+            b_eq=[need],
+            bounds=bounds,
+        )
+        return found.fun
+    found = optimize.minimize(
+        lambda step: (step @ step, 2 * step),
+        np.zeros(count),
+        jac=True,
+        bounds=list(zip(-point, 1 - point, strict=True)),
+        constraints={"type": "eq", "fun": lambda step: weights @ step - need, "jac": lambda step: weights},
+        options={"ftol": 1e-14, "maxiter": 500},
+        method="SLSQP",
+    )
+    assert found.success
+    return np.sqrt(found.fun)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_reference_solves_the_problem_that_programming_solves(norm):
+    random = np.random.default_rng(0)
+    for share in (0.1, 0.5, 0.9):
+        point, weights = random.uniform(size=15), random.normal(size=15)
+        point[:5] = np.round(point[:5])
+        need = share * (weights * np.where(weights > 0, 1 - point, -point)).sum()
+        assert size(by_multiplier(point, weights, need, norm), norm) == pytest.approx(
+            by_programming(point, weights, need, norm), rel=1e-5
+        )
+
+
+KINDS = {
+    "normal": lambda random, shape: random.normal(size=shape),
+    "heavy": lambda random, shape: random.standard_cauchy(shape),
+    "uneven": lambda random, shape: random.normal(size=shape) * np.exp(4 * random.normal(size=shape)),
+    "tiny": lambda random, shape: 1e-25 * random.normal(size=shape),
+    "sparse": lambda random, shape: random.normal(size=shape) * (random.uniform(size=shape) < 0.03),
+}
+
+
+@functools.cache
+def steps_of(norm):
+    return jax.jit(jax.vmap(functools.partial(shortest_step, norm=norm)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_shortest_step_is_the_one_of_float64(norm, kind):
+    random = np.random.default_rng(1)
+    points = np.float32(random.uniform(size=(48, 300)))
+    points[:12] = np.round(points[:12])  # black and white pixels
+    points[12:16] = 1.0
+    weights = np.float32(KINDS[kind](random, points.shape))
+    signs = random.choice([-1, 1], size=(48, 1))
+    reach = (np.abs(weights) * np.where(signs * weights > 0, 1 - points, points)).sum(axis=1, keepdims=True)
+    # The last are out of reach, where the step goes to the corner.
+    shares = np.where(np.arange(48) < 44, np.exp(random.uniform(-8, -0.1, size=48)), 1.2)[:, None]
+    needs = np.float32((reach * signs * shares)[:, 0])
+    found = steps_of(norm)(points, weights, needs)
+    assert (np.asarray(points + found) >= 0).all()
+    assert (np.asarray(points + found) <= 1).all()
+    for step, point, weight, need in zip(found, points, weights, needs, strict=True):
+        expected = by_multiplier(np.float64(point), np.float64(weight), float(need), norm)
+        np.testing.assert_allclose(step, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_constant_function_or_nothing_to_gain_moves_nothing(norm):
+    points = np.full((3, 300), 0.5, np.float32)
+    weights = np.float32(np.random.default_rng(2).normal(size=(3, 300)))
+    weights[0] = 0
+    found = np.asarray(steps_of(norm)(points, weights, np.float32([1e10, 0, 1e38])))
+    assert (found[:2] == 0).all()
+    np.testing.assert_array_equal(found[2], np.sign(weights[2]) / 2)
