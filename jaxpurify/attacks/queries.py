@@ -1,0 +1,102 @@
+"""Budgets of queries, spent in chunks of one compiled call each, and what black-box attacks ask a target."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpurify.attacks import losses
+from jaxpurify.attacks.attack import loop
+from jaxpurify.attacks.draws import averaged
+from jaxpurify.attacks.result import Answer, Problem
+from jaxpurify.models import attribute
+
+
+class Chunk(NamedTuple):
+    """The rounds of queries that one compiled call asks.
+
+    Attributes:
+        first: number of its first round, traced.
+        count: number of its rounds, traced.
+        most: the largest number of rounds that any chunk has.
+    """
+
+    first: Any
+    count: Any
+    most: int
+
+    def repeat(self, target: Any, body: Callable[[Any, Any], Any], state: Any) -> Any:
+        """Ask every round of the chunk.
+
+        Args:
+            target: what is asked; where it calls back to the host, no device loop is used.
+            body: ``(number within the chunk, state)`` to the next state.
+            state: the first state.
+
+        Returns:
+            The last state.
+        """
+        if not attribute(target, "calls_back"):
+            return loop(target, self.count, body, state)
+
+        def when_due(number, state):
+            return jax.lax.cond(number < self.count, lambda: body(number, state), lambda: state)
+
+        return loop(target, self.most, when_due, state)
+
+
+def chunk_of(step: Any, *, rounds: int, chunk: int, cost: int) -> Chunk:
+    """Divide a budget into chunks.
+
+    Args:
+        step: number of the chunk, traced.
+        rounds: rounds of the whole search.
+        chunk: evaluations of the model in a chunk, of which some chunks spend up to a round less.
+        cost: evaluations in a round.
+
+    Returns:
+        The rounds of that chunk.
+    """
+    numbers = jnp.asarray(step, jnp.uint32), jnp.asarray(step, jnp.uint32) + 1
+    first, after = (jnp.minimum(number * chunk // cost, jnp.uint32(rounds)) for number in numbers)
+    return Chunk(first, after - first, -(-chunk // cost))
+
+
+def check_frozen(attack: Any) -> None:
+    """Refuse an expectation over fresh draws.
+
+    Args:
+        attack: the attack, with an ``eot``.
+
+    Raises:
+        ValueError: if its draws are fresh.
+    """
+    if attack.eot is not None and attack.eot.randomness != "frozen":
+        raise ValueError(
+            f"{type(attack).__name__} compares answers to different queries, got eot with fresh draws: pass "
+            'eot=Expectation(randomness="frozen")'
+        )
+
+
+def ask(attack: Any, target: Any, problem: Problem, images: Any, keys: Any) -> tuple[Any, Answer]:
+    """Ask a target about images.
+
+    Args:
+        attack: decides loss and success, with an ``eot``.
+        target: what is asked.
+        problem: labels, targets and keys.
+        images: shape ``(batch, height, width, channel)``.
+        keys: the draws of a random target; images are to be compared on the same ones only, since of many on different
+            draws the one with the luckiest would seem the best.
+
+    Returns:
+        Losses of shape ``(batch,)``, and the answer.
+    """
+    judge = losses.resolve(attack.loss)
+
+    def of_outputs(outputs):
+        return judge(outputs, problem.labels, problem.targets)
+
+    loss, outputs = averaged(attack, target, images, keys, of_outputs)
+    return loss.astype(images.dtype), attack.answer(outputs, problem)
