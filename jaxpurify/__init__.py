@@ -4,6 +4,7 @@ from jaxpurify import attacks as attacks
 from jaxpurify import datasets as datasets
 from jaxpurify import gradients as gradients
 from jaxpurify import images as images
+from jaxpurify import interop as interop
 from jaxpurify import metrics as metrics
 from jaxpurify import networks as networks
 from jaxpurify import purifiers as purifiers

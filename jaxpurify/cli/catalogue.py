@@ -12,6 +12,8 @@ THREAT_MODELS = {
     "bpda": "knows both, takes the purifier for the identity going backward",
     "substitute": "knows both, puts the purifier's own surrogate in its place going backward",
     "full": "knows both, exact gradients",
+    "blackbox": "queries the defended model: Square",
+    "adaptive": "tries all of it: AutoAttack, BPDA, surrogates, transfer, noise, attacks at the boundary",
 }
 DATA = {
     "photos": "32×32 patches of eight photographs, inside the package: for demonstrations, no evidence",

@@ -4,4 +4,7 @@ from jaxpurify.evaluation.evaluate import evaluate as evaluate
 from jaxpurify.evaluation.result import Evaluation as Evaluation
 from jaxpurify.evaluation.threat_models import NotEvaluatedError as NotEvaluatedError
 from jaxpurify.evaluation.threat_models import ThreatModel as ThreatModel
+from jaxpurify.evaluation.threat_models import adaptive as adaptive
+from jaxpurify.evaluation.threat_models import blackbox as blackbox
 from jaxpurify.evaluation.threat_models import builtin as builtin
+from jaxpurify.evaluation.threat_models import transfer as transfer

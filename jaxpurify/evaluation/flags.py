@@ -22,6 +22,7 @@ def flags(evaluation: Any) -> list[str]:
         *_about_data(evaluation),
         *_masked(evaluation),
         *_about_purifiers(evaluation),
+        *_about_attacks(evaluation),
         *_about_rungs(evaluation),
         *_broken(evaluation),
     ]
@@ -55,6 +56,16 @@ def _about_purifiers(evaluation: Any) -> list[str]:
         if threat != "substitute" and not (threat == "full" and name in zero):
             found.append(f"{name}: {threat} is not evaluated: {reason}")
     return found
+
+
+def _about_attacks(evaluation: Any) -> list[str]:
+    elsewhere = [threat for threat in evaluation.threat_models if threat in ("blind", "transfer")]
+    return [
+        f"{attack}: a minimal-norm attack, whose images lie just behind the boundary of the model they were made for: "
+        f"shown to another, under {' and '.join(elsewhere)}, they make it look stronger than it is"
+        for attack in evaluation.config.get("minimal_norm", ())
+        if elsewhere
+    ]
 
 
 def _about_rungs(evaluation: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """Threat models: what the attacker knows, each measured alone and printed as measured."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -10,8 +11,9 @@ import numpy as np
 
 from jaxpurify import gradients
 from jaxpurify import keys as _keys
-from jaxpurify.attacks import RandomNoise
+from jaxpurify.attacks import Adaptive, RandomNoise, Square, SurrogateEnsemble
 from jaxpurify.attacks.attack import Attack
+from jaxpurify.attacks.naming import named
 from jaxpurify.models import Defended, as_target, attribute
 
 
@@ -74,12 +76,14 @@ class Builtin(ThreatModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Noise(Builtin):
-    draws: int = 10_000
+class _PerBall(Builtin):
+    """A threat model with one attack of its own in each ball that the evaluation's attacks live in."""
+
+    make: Callable[..., Attack] = RandomNoise
 
     def attacks_for(self, attacks):
         balls = {(attack.norm, float(attack.epsilon)) for attack in attacks.values()}
-        return name_attacks([RandomNoise(norm=norm, epsilon=size, draws=self.draws) for norm, size in sorted(balls)])
+        return name_attacks([self.make(norm=norm, epsilon=size) for norm, size in sorted(balls)])
 
 
 def noise(*, draws: int = 10_000) -> ThreatModel:
@@ -91,7 +95,57 @@ def noise(*, draws: int = 10_000) -> ThreatModel:
     Returns:
         The threat model ``noise``.
     """
-    return _Noise(name="noise", target=Defended, draws=draws)
+    return _PerBall(name="noise", target=Defended, make=functools.partial(RandomNoise, draws=draws))
+
+
+def blackbox(*, queries: int = 5000) -> ThreatModel:
+    """Return the attacker who only queries the defended model: the Square attack, in the size of each attack.
+
+    Args:
+        queries: queries an image.
+
+    Returns:
+        The threat model ``blackbox``.
+    """
+    return _PerBall(name="blackbox", target=Defended, make=functools.partial(Square, queries=queries))
+
+
+def adaptive(*, steps: int = 100, queries: int = 5000) -> ThreatModel:
+    """Return the attacker who tries everything: ``jaxpurify.attacks.Adaptive``, in the size of each attack.
+
+    Args:
+        steps: iterations of its gradient attacks.
+        queries: queries of each of its black-box attacks.
+
+    Returns:
+        The threat model ``adaptive``.
+    """
+    make = functools.partial(Adaptive, steps=steps, queries=queries)
+    return _PerBall(name="adaptive", target=Defended, make=make)
+
+
+def transfer(*surrogates: Any, average: str = "logits") -> ThreatModel:
+    """Return the attacker who has other classifiers than the defended one.
+
+    Args:
+        surrogates: one classifier or several.
+        average: what is averaged over several: ``"logits"`` or ``"probabilities"``.
+
+    Returns:
+        The threat model ``transfer``.
+
+    Raises:
+        ValueError: if there is no surrogate, or losses are to be averaged.
+    """
+    if not surrogates:
+        raise ValueError("transfer needs at least one surrogate classifier")
+    if average == "losses":
+        raise ValueError(
+            'average must be "logits" or "probabilities" here: images that raise the mean of losses come from '
+            "jaxpurify.attacks.transfer"
+        )
+    ensemble = SurrogateEnsemble(models=surrogates, average=average)
+    return ThreatModel("transfer", target=lambda classifier, purifier: ensemble, shared=True)
 
 
 def _bpda(classifier, purifier):
@@ -116,7 +170,8 @@ def builtin(name: str, *, noise_draws: int = 10_000) -> ThreatModel:
 
     Args:
         name: ``"noise"``, ``"blind"`` (knows the classifier only), ``"bpda"`` (identity backward through the purifier),
-            ``"substitute"`` (surrogates where a stage declares one) or ``"full"`` (the exact gradient).
+            ``"substitute"`` (surrogates where a stage declares one), ``"full"`` (the exact gradient), ``"blackbox"``
+            (queries only) or ``"adaptive"`` (all of it, per image the worst).
         noise_draws: draws of the noise.
 
     Returns:
@@ -131,6 +186,8 @@ def builtin(name: str, *, noise_draws: int = 10_000) -> ThreatModel:
         "bpda": Builtin("bpda", target=_bpda),
         "substitute": Builtin("substitute", target=_substitute),
         "full": Builtin("full", target=_full),
+        "blackbox": blackbox(),
+        "adaptive": adaptive(),
     }
     if name not in known:
         raise ValueError(f"unknown threat model {name!r}, expected one of {', '.join(known)}, or a ThreatModel")
@@ -148,36 +205,25 @@ def name_attacks(attacks: Any) -> dict[str, Attack]:
 
     Raises:
         TypeError: if one is no attack, or a name no string.
-        ValueError: if there is none.
+        ValueError: if there is none, or one without an epsilon.
     """
     if isinstance(attacks, Mapping):
-        named = dict(attacks)
+        found = dict(attacks)
     elif isinstance(attacks, Attack) or not isinstance(attacks, Iterable):
-        named = _named([attacks])
+        found = named([attacks])
     else:
-        named = _named(list(attacks))
-    if not named:
+        found = named(list(attacks))
+    if not found:
         raise ValueError("attacks must hold at least one attack, such as jaxpurify.attacks.PGD()")
-    for name, attack in named.items():
+    for name, attack in found.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of an attack must be a string, got {name!r}")
         if not isinstance(attack, Attack):
             got = f"the class {attack.__name__}" if isinstance(attack, type) else type(attack).__name__
             raise TypeError(f"attack {name!r} must be an attack such as jaxpurify.attacks.PGD(), got {got}")
-    return named
-
-
-def _named(attacks: Sequence[Any]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for attack in attacks:
-        count = getattr(attack, "steps", getattr(attack, "draws", None))
-        base = type(attack).__name__ + (f"-{count}" if count not in (None, 1) else "")
-        base += "" if getattr(attack, "norm", "linf") == "linf" else f" {attack.norm}"
-        name, number = base, 2
-        while name in named:
-            name, number = f"{base} ({number})", number + 1
-        named[name] = attack
-    return named
+        if attack.epsilon is None:
+            raise ValueError(f"attack {name!r} needs epsilon=..., the distance within which success is counted")
+    return found
 
 
 def exact_gradient_is_zero(purifier: Any, images: Any, key: Any) -> bool:

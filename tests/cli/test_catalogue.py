@@ -20,7 +20,7 @@ def test_what_is_listed_can_be_typed():
 
 
 def test_every_threat_model_is_explained():
-    assert tuple(THREAT_MODELS) == LADDER
+    assert tuple(THREAT_MODELS) == (*LADDER, "blackbox", "adaptive")
 
 
 def test_traits_are_those_of_the_defaults():
