@@ -11,19 +11,20 @@ import jax
 PAUSE = 0.05  # seconds after each call, in which the threads of another library stop spinning for more work
 
 
-def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 9) -> dict[str, float]:
+def interleaved(functions: dict[str, Callable[[], Any]], repeats: int = 9, *, warm: bool = False) -> dict[str, float]:
     """Time functions in turn, round after round, so that whatever slows the machine slows all of them.
 
     Args:
-        functions: name to function of no argument. Each is called once before, which compiles it. JAX arrays in the
-            result are waited for.
+        functions: name to function of no argument. Each is called once before, which compiles it, unless it is warm.
+            JAX arrays in the result are waited for.
         repeats: number of rounds.
+        warm: whether they have been called already.
 
     Returns:
         Name to the median of its seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
+    for function in () if warm else functions.values():
         jax.block_until_ready(function())
     for _ in range(repeats):
         for name, function in functions.items():
