@@ -25,8 +25,11 @@ from jaxpurify.attacks import APGD, PGD, Attack, AutoAttack, Square, verdict
 from jaxpurify.cli.start import start
 from jaxpurify.networks import convert
 
-ROBUST = ("cifar-resnet4b", "robust_resnet4b.pth")
-SIZES = (2 / 255, 4 / 255)
+NETWORKS = {
+    "cifar-resnet4b": ("robust_resnet4b.pth", (2 / 255, 4 / 255)),
+    "cifar-resnet20": ("resnet20.th", (1 / 255,)),
+    "cifar-resnet56": ("resnet56.th", (1 / 255,)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Config:
     images: int | None = None  # of each set: 256, or 16 patches of photographs
     steps: int | None = None  # of PGD 40 and of APGD and FAB 100, or 5
     queries: int | None = None  # of AutoAttack's Square: 5,000, or 50
-    resnets: bool = True  # whether the networks that were not trained to be robust are attacked too
+    networks: tuple[str, ...] = tuple(NETWORKS)  # those not trained to be robust are attacked on an eighth of a set
     seed: int = 0
 
 
@@ -60,16 +63,15 @@ def cases(config: Config) -> Iterator[Case]:
         return
     folder, count = config.real / "cifar10", config.images or 256
     data = jp.datasets.load(str(folder / "test.npz"))
-    networks = [(*ROBUST, SIZES)]
-    if config.resnets:
-        networks += [(f"cifar-resnet{depth}", f"resnet{depth}.th", (1 / 255,)) for depth in (20, 56)]
     with tempfile.TemporaryDirectory() as scratch:
-        for name, checkpoint, sizes in networks:
+        for name in config.networks:
+            checkpoint, sizes = NETWORKS[name]
             weights = Path(scratch) / f"{name}.safetensors"
             convert(folder / checkpoint, weights)
             classifier = jp.networks.load_classifier(name, weights=weights)
-            some = count if name == ROBUST[0] else count // 4
-            for first in (0, count):
+            robust = name == "cifar-resnet4b"
+            for first in (0, count) if robust else (0,):
+                some = count if robust else count // 8
                 rows = slice(first, first + some)
                 for size in sizes:
                     about = f"{name}, test images {first}–{first + some - 1}"

@@ -24,8 +24,8 @@ class Adaptive(Cascade):
     decision boundary (``BoundaryProjection``), and HopSkipJump, which needs no gradient and no score. Against a random
     target: AutoAttack ``rand`` too, PGD with twice the steps, and EOT in every gradient. Against a purifier (a
     ``Defended`` target): APGD through the identity in its place (BPDA) and through its surrogates, and images found on
-    the bare classifier. A purifier may bring attacks of its own by a method ``adaptive_attacks(norm, epsilon)`` that
-    returns attacks by name.
+    the bare classifier (unless the purifier changes their size). A purifier may bring attacks of its own by a method
+    ``adaptive_attacks(norm, epsilon)`` that returns attacks by name.
 
     Args:
         epsilon: the ball's size, in units of [0, 1].
@@ -76,7 +76,8 @@ def _views(target: Any) -> list[tuple[str, Any]]:
     """Return the targets whose gradients, or images, may say more than the exact gradient of this one."""
     if not isinstance(target, Defended) or target.purifier is None:
         return []
-    views = [("transfer", target.classifier)]
+    # A classifier behind a purifier that changes the size need not take the size that comes in.
+    views = [] if attribute(target.purifier, "changes_size") else [("transfer", target.classifier)]
     views.append(("BPDA", Defended(target.classifier, gradients.straight_through(target.purifier))))
     if gradients.has_surrogate(target.purifier):
         views.append(("substitute", Defended(target.classifier, gradients.substitute(target.purifier))))

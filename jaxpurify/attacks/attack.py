@@ -17,7 +17,7 @@ import numpy as np
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.checks import check_counts
+from jaxpurify.attacks.checks import check_classes, check_counts, check_targets
 from jaxpurify.attacks.norms import ball, check_epsilon
 from jaxpurify.attacks.result import Answer, AttackResult, Best, Problem, summarise
 from jaxpurify.attacks.result import blank_best as blank_best
@@ -132,6 +132,19 @@ class Attack:
         del state
         return False
 
+    def settled(self, best: Best, problem: Problem) -> Best:
+        """Return what a search that has ended hands out of what it kept.
+
+        Args:
+            best: what was kept.
+            problem: what was attacked.
+
+        Returns:
+            What results are made of.
+        """
+        del problem
+        return best
+
     def judgement(self) -> Any:
         """Return the judgement of success alone, as a pytree of structure only."""
         return Judgement(function=self.success)
@@ -205,7 +218,8 @@ class Attack:
                 if name == "labels" or reference is not None:
                     _images.check_labels(reference, count, classes=classes, name=name)
             labels, targets = (None if tree is None else tree.astype(np.int32) for tree in (labels, targets))
-            self._check_classes(classes, targeted=targets is not None)
+            check_classes(self, classes, targeted=targets is not None)
+            check_targets(labels, targets)
         random = attribute(target, "random")
         if key is None and (random or self.needs_key):
             reason = "the target is random" if random else f"{type(self).__name__} starts from random points"
@@ -213,18 +227,6 @@ class Attack:
         keys = None if key is None else _keys.per_image(key, count)
         labels, targets = jax.tree.map(_canonical, labels), jax.tree.map(_canonical, targets)
         return Problem(images, labels, targets, keys)
-
-    def _check_classes(self, classes: int, *, targeted: bool) -> None:
-        aimed = self.target_classes or 0
-        if targeted and aimed:
-            raise ValueError(
-                f"{type(self).__name__} chooses {aimed} target classes itself, got targets: leave them out, or set "
-                "target_classes=0"
-            )
-        if aimed > classes - 1:
-            raise ValueError(f"target_classes must be at most {classes - 1} for {classes} classes, got {aimed}")
-        if self.loss == "dlr" and classes < (4 if targeted or aimed else 3):
-            raise ValueError(f"the dlr loss needs more classes than {classes}: use the margin loss")
 
     def canonical(self, dtype: Any) -> Any:
         """Return the attack with its numbers as arrays of one dtype, so that no way of writing ε compiles anew."""
@@ -253,7 +255,7 @@ class Attack:
                     trace.append(jnp.copy(state[1]))  # the state itself is donated to the next step
                 if progress is not None:
                     progress()
-        return state[0], jnp.stack(trace, axis=1) if self.trace else None
+        return self.settled(state[0], problem), jnp.stack(trace, axis=1) if self.trace else None
 
     def result(self, best: Best, problem: Problem, trace: Any) -> AttackResult:
         """Turn the kept iterates into a result.
@@ -286,7 +288,7 @@ class Attack:
 
         numbers = jnp.arange(self.searches * self.evaluations, dtype=jnp.uint32)
         state, trace = jax.lax.scan(one, self.blank(problem), numbers)
-        return state[0], None if trace is None else trace.T
+        return self.settled(state[0], problem), None if trace is None else trace.T
 
     def _on_device(self, target: Any, problem: Problem) -> AttackResult:
         best, trace = self.search_on_device(target, problem)
@@ -337,8 +339,8 @@ def loop(target: Any, count: Any, body: Callable[[Any, Any], Any], state: Any) -
     """Repeat forward passes of a target within one compiled call, on the device.
 
     Args:
-        target: what is called in the body; where it calls back to the host, the loop is unrolled, since a callback in
-            a device loop can stall.
+        target: what is called in the body; where it calls back to the host, the loop is unrolled on accelerators, since
+            a callback in a device loop can stall (those of ``interop`` on the CPU do not).
         count: number of repetitions; it may be traced unless the target calls back.
         body: ``(number, state)`` to the next state; number is a uint32.
         state: the first state.
@@ -346,7 +348,7 @@ def loop(target: Any, count: Any, body: Callable[[Any, Any], Any], state: Any) -
     Returns:
         The last state.
     """
-    if attribute(target, "calls_back"):
+    if attribute(target, "calls_back") and jax.default_backend() != "cpu":
         for number in range(int(count)):
             state = body(jnp.uint32(number), state)
         return state

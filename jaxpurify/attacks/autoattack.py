@@ -64,7 +64,6 @@ class AutoAttack(Cascade):
             ``"plus"`` a random target is attacked with its randomness fixed, and judged on fresh draws.
         steps: iterations of APGD and FAB.
         queries: queries of Square.
-        success: not used: a cascade judges classification.
 
     Source: Croce and Hein 2020 (arXiv 2003.01690); l1: Croce and Hein 2021 (arXiv 2103.01208). With fewer than ten
     classes all others are target classes, and with fewer than four the margin takes the place of the DLR loss, which

@@ -92,7 +92,12 @@ def take(tree: Any, rows: np.ndarray) -> Any:
     Returns:
         The same tree; but for keys, its arrays are in host memory.
     """
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows] if _is_key(leaf) else np.asarray(leaf)[rows], tree)
+    return jax.tree.map(lambda leaf: _keys_of(leaf, rows) if _is_key(leaf) else np.asarray(leaf)[rows], tree)
+
+
+def _keys_of(keys: Any, rows: np.ndarray) -> Any:
+    # Gathered on the host: on the device a program would be compiled for every number of rows.
+    return jax.random.wrap_key_data(np.asarray(jax.random.key_data(keys))[rows], impl=jax.random.key_impl(keys))
 
 
 def _is_key(leaf: Any) -> bool:

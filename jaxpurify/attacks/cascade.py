@@ -68,6 +68,16 @@ class Cascade(Attack):
         """Cascades hold attacks that draw random numbers."""
         return True
 
+    def prepare(self, target: Any, images: Any, labels: Any, key: Any, targets: Any) -> Problem:
+        """Check the arguments of a call, for every part; target classes are refused."""
+        name = type(self).__name__
+        if targets is not None:
+            raise ValueError(f"{name} is untargeted, got targets: use a targeted attack such as PGD or APGD")
+        problem = super().prepare(target, images, labels, key, None)
+        for part in self.parts(target, classes_of(target, problem.images, problem.keys)):
+            part.attack.prepare(part.target, problem.images, problem.labels, problem.keys, None)
+        return problem
+
     def search(self, target: Any, problem: Problem, *, where: Placement, progress: Any = None) -> tuple[Best, Any]:
         """Spend the full budget of every part, driven from the host."""
         attack, placed = where.everywhere((self.canonical(problem.images.dtype), target))
@@ -99,6 +109,7 @@ def _keep(cascade: Any, target: Any, problem: Problem, kept: Best, found: Best) 
         finite=found.finite & answer.finite,
         probabilities=answer.probabilities,
         decided=jnp.zeros_like(found.decided),
+        forwards=found.forwards + (DRAWS if attribute(target, "random") else 1),
     )
     return kept.join(judged, random=attribute(target, "random"))
 

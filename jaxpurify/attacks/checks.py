@@ -50,3 +50,46 @@ def check_share(name: str, value: Any) -> None:
     """
     if concrete(value) and np.ndim(value) == 0 and not 0 <= value <= 1:
         raise ValueError(f"{name} must be a share from 0 to 1, got {value}")
+
+
+def check_classes(attack: Any, classes: int, *, targeted: bool) -> None:
+    """Refuse target classes and losses that a number of classes does not allow.
+
+    Args:
+        attack: the attack.
+        classes: the target's number of classes.
+        targeted: whether targets are given.
+
+    Raises:
+        ValueError: if there are too few classes, or targets for an attack that chooses its own.
+    """
+    aimed = attack.target_classes or 0
+    if targeted and aimed:
+        raise ValueError(
+            f"{type(attack).__name__} chooses {aimed} target classes itself, got targets: leave them out, or set "
+            "target_classes=0"
+        )
+    if aimed > classes - 1:
+        raise ValueError(f"target_classes must be at most {classes - 1} for {classes} classes, got {aimed}")
+    if attack.loss == "dlr" and classes < (4 if targeted or aimed else 3):
+        raise ValueError(f"the dlr loss needs more classes than {classes}: use the margin loss")
+
+
+def check_targets(labels: Any, targets: Any) -> None:
+    """Refuse targets that are the labels themselves, where they can be looked at.
+
+    Args:
+        labels: shape ``(batch,)``.
+        targets: shape ``(batch,)``, or None.
+
+    Raises:
+        ValueError: naming the first image whose target is its label.
+    """
+    if targets is None or not concrete((labels, targets)):
+        return
+    same = np.flatnonzero(np.asarray(labels) == np.asarray(targets))
+    if len(same):
+        raise ValueError(
+            f"targets must be other classes than the labels, got {int(np.asarray(targets)[same[0]])} as both for "
+            f"image {same[0]}"
+        )

@@ -160,7 +160,7 @@ class DeepFool(MinimalNormAttack):
             state, rows = where.put(take(state, np.resize(left, size))), rows[left]
             part = where.put(take(problem, np.resize(rows, size)))
         _write(whole, rows, state.best)
-        return where.put(whole), trace if self.trace else None
+        return self.settled(where.put(whole), where.put(problem)), trace if self.trace else None
 
 
 def _write(whole: Best, rows: np.ndarray, best: Best) -> None:

@@ -43,8 +43,8 @@ class Verdict(NamedTuple):
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of all images that stand."""
-        return float(1 - self.fooled.mean())
+        """Share of all images that stand; of those that met outputs that are not finite nothing is proved."""
+        return float((~self.fooled & (self.status != 2)).mean())
 
     @property
     def draw_accuracy(self) -> float:
@@ -92,7 +92,7 @@ def run(
         parts.append(jax.tree.map(lambda leaf, rows=rows: leaf[: len(rows)], result))
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     check_perturbations(problem.images, result.images, norm=attack.norm, epsilon=attack.epsilon)
-    warn_of_probabilities(result.probabilities)
+    warn_of_outputs(result.probabilities, result.status == 2)
     return result
 
 
@@ -150,17 +150,24 @@ def verdict(
     tally = _Tally(count)
     for rows, part in in_buckets(problem, sizes):
         _decide(attack, target, part, rows, sizes, tally, where, progress)
-    warn_of_probabilities(tally.probabilities)
+    warn_of_outputs(tally.probabilities, ~tally.finite & ~tally.fooled)
     return tally.verdict()
 
 
-def warn_of_probabilities(probabilities: np.ndarray) -> None:
-    """Warn where all outputs that a search met look like probabilities.
+def warn_of_outputs(probabilities: np.ndarray, unproved: np.ndarray) -> None:
+    """Warn where all outputs that a search met look like probabilities, and where no image met finite ones alone.
 
     Args:
         probabilities: one flag an image.
+        unproved: whether an image stands only because outputs or gradients were not finite.
     """
-    if probabilities.all():
+    if unproved.size and unproved.all():
+        warnings.warn(
+            "the target's outputs or gradients are NaN or infinite at every image, so nothing is proved: are its "
+            "weights loaded?",
+            stacklevel=3,
+        )
+    if probabilities.size and probabilities.all():
         warnings.warn(
             "the target's outputs are non-negative and sum to one: give logits, since the softmax of probabilities "
             "hides gradients",
@@ -234,7 +241,7 @@ def _full_budget_verdict(attack, target, problem, batch_size, where, progress):
         # Wrong on the clean image is not robust either.
         stood[rows] = worst(attack, target, part, (best.images, part.images), where=where)[1][: len(rows)]
     tally.fooled = stood < 0.5
-    warn_of_probabilities(tally.probabilities)
+    warn_of_outputs(tally.probabilities, ~tally.finite & ~tally.fooled)
     return tally.verdict()._replace(stood=stood)
 
 
@@ -246,7 +253,8 @@ def _cascade_verdict(cascade, target, problem, where, options):
     if attribute(target, "random") or attribute(target, "couples_images"):
         return _worst_of_parts(cascade, target, parts, problem, where, options)
     fooled = _judged(cascade, target, problem, problem.images, size, where)
-    finite, forwards, backwards = np.ones(count, bool), np.zeros(count, np.int32), np.zeros(count, np.int32)
+    # The pass that judges the clean image counts.
+    finite, forwards, backwards = np.ones(count, bool), np.ones(count, np.int32), np.zeros(count, np.int32)
     tallies = {"clean": int(fooled.sum())}
     for part in parts:
         rows = np.flatnonzero(~fooled)
@@ -258,6 +266,7 @@ def _cascade_verdict(cascade, target, problem, where, options):
             else:
                 shown = run(part.attack, part.target, left.images, left.labels, left.keys, left.targets, **options)
                 fooled[rows] = _judged(cascade, target, left, shown.images, size, where)
+                forwards[rows] += 1
                 found = shown
             finite[rows] &= np.asarray(found.status) != 2
             forwards[rows] += found.forwards

@@ -200,7 +200,7 @@ class HopSkipJump(MinimalNormAttack):
     def _learn(self, search: Search, clean: Any, asked: Any, success: Any) -> Search:
         """Return where one image's search stands after the answer."""
         after = [
-            search._replace(phase=jnp.where(success, DONE, START)),
+            search._replace(phase=jnp.where(success, jnp.int32(DONE), jnp.int32(START))),
             self._after_start(search, clean, asked, success),
             self._after_bisection(search, clean, success),
             self._after_sample(search, clean, asked, success),
@@ -233,7 +233,7 @@ class HopSkipJump(MinimalNormAttack):
         return _choose(stuck | (high - low <= self._precision(search, clean)), found, search)
 
     def _after_sample(self, search, clean, asked, success):
-        sign = jnp.where(success, 1, -1)
+        sign = jnp.where(success, jnp.int32(1), jnp.int32(-1))
         sample = (asked - search.point) / self._radius(search, clean)
         search = search._replace(
             asked=search.asked + 1,

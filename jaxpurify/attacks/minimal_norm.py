@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.attack import Attack
-from jaxpurify.attacks.draws import averaged, search_keys
+from jaxpurify.attacks.draws import averaged, draws_of, search_keys
 from jaxpurify.attacks.norms import ball
-from jaxpurify.attacks.result import Answer, Best, Problem
+from jaxpurify.attacks.result import Answer, Best, Problem, choose
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
 
@@ -75,15 +75,20 @@ class MinimalNormAttack(Attack):
             The nearer ones, image by image.
         """
         distance = jax.vmap(ball(self.norm).size)(images - problem.images)
-        within = answer.success
+        found = answer.success
         if self.epsilon is not None:
             epsilon = jnp.asarray(self.epsilon, distance.dtype)
-            within = within & (distance <= epsilon * (1 + TOLERANCE))
-        answer = answer._replace(success=within)
-        kept = best.consider(images, -distance, answer, random=random, eligible=within, **spent)
-        # While nothing is found the clean image stands for the result, so the margin is its own.
-        margin = jnp.where(kept.success | (best.forwards > 0), kept.margin, answer.margin.astype(kept.margin.dtype))
-        return kept._replace(margin=margin)
+            answer = answer._replace(success=found & (distance <= epsilon * (1 + TOLERANCE)))
+        # Nearest images beyond epsilon are kept too while the search goes on: it may lead on from them.
+        kept = best.consider(images, -distance, answer, random=random, eligible=found, **spent)
+        # Until one within epsilon is found the clean image stands for the result, so the margin is its own.
+        clean = jnp.where(best.forwards > 0, best.margin, answer.margin.astype(best.margin.dtype))
+        return kept._replace(margin=jnp.where(kept.success, kept.margin, clean))
+
+    def settled(self, best: Best, problem: Problem) -> Best:
+        """Return what is kept with clean images in the place of those that no success was found for."""
+        loss = jnp.where(best.success, best.loss, -jnp.inf)
+        return best._replace(images=choose(best.success, best.images, problem.images), loss=loss)
 
 
 class Look(NamedTuple):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.attack import loop
-from jaxpurify.attacks.draws import averaged
+from jaxpurify.attacks.draws import averaged, draws_of
 from jaxpurify.attacks.result import Answer, Problem
 from jaxpurify.models import attribute
 
@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
         Returns:
             The last state.
         """
-        if not attribute(target, "calls_back"):
+        if not attribute(target, "calls_back") or jax.default_backend() == "cpu":
             return loop(target, self.count, body, state)
 
         def when_due(number, state):
@@ -60,7 +60,7 @@ def chunk_of(step: Any, *, rounds: int, chunk: int, cost: int) -> Chunk:
     """
     numbers = jnp.asarray(step, jnp.uint32), jnp.asarray(step, jnp.uint32) + 1
     first, after = (jnp.minimum(number * chunk // cost, jnp.uint32(rounds)) for number in numbers)
-    return Chunk(first, after - first, -(-chunk // cost))
+    return Chunk(first, after - first, min(-(-chunk // cost), rounds))
 
 
 def check_frozen(attack: Any) -> None:
@@ -77,6 +77,22 @@ def check_frozen(attack: Any) -> None:
             f"{type(attack).__name__} compares answers to different queries, got eot with fresh draws: pass "
             'eot=Expectation(randomness="frozen")'
         )
+
+
+def check_budget(attack: Any, target: Any, *, rounds: int) -> None:
+    """Refuse a budget with which nothing can be tried.
+
+    Args:
+        attack: the attack, with ``queries`` and an ``eot``.
+        target: the target, whose every draw is a query.
+        rounds: questions without which the search moves nowhere.
+
+    Raises:
+        ValueError: if the budget is smaller.
+    """
+    least = rounds * draws_of(attack, target)
+    if attack.queries < least:
+        raise ValueError(f"{type(attack).__name__} needs at least {least} queries to move at all, got {attack.queries}")
 
 
 def ask(attack: Any, target: Any, problem: Problem, images: Any, keys: Any) -> tuple[Any, Answer]:

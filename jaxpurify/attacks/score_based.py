@@ -13,7 +13,7 @@ from jaxpurify.attacks.attack import Attack, blank_best
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.draws import draws_of
 from jaxpurify.attacks.norms import ball
-from jaxpurify.attacks.queries import ask, chunk_of
+from jaxpurify.attacks.queries import ask, check_budget, chunk_of
 from jaxpurify.attacks.result import Best, Problem
 from jaxpurify.attacks.rules import accumulate, mean_absolute_one, per_pixel, steepest
 from jaxpurify.gradients import Expectation
@@ -91,6 +91,11 @@ class ScoreAttack(Attack):
             value: Any = getattr(self, name)
             if value is not None and concrete(value) and np.ndim(value) == 0 and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {value}")
+
+    def prepare(self, target: Any, images: Any, labels: Any, key: Any, targets: Any) -> Problem:
+        """Check the arguments of a call; a budget that ends before the first step is refused."""
+        check_budget(self, target, rounds=2 * self.samples + 2)
+        return super().prepare(target, images, labels, key, targets)
 
     def draw(self, key: Any, image: Any) -> Any:
         """Return a random direction of one image, whose values have mean 0 and variance 1."""

@@ -11,7 +11,7 @@ from jaxpurify import keys as _keys
 from jaxpurify.attacks.attack import Attack, blank_best
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.draws import draws_of
-from jaxpurify.attacks.queries import ask, check_frozen, chunk_of
+from jaxpurify.attacks.queries import ask, check_budget, check_frozen, chunk_of
 from jaxpurify.attacks.result import Best, Problem
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
@@ -84,6 +84,11 @@ class Square(Attack):
         if not 0 < share <= 1:
             raise ValueError(f"initial_share must be above 0 and at most 1, got {share}")
         check_frozen(self)
+
+    def prepare(self, target: Any, images: Any, labels: Any, key: Any, targets: Any) -> Problem:
+        """Check the arguments of a call; a budget that ends before the first square is refused."""
+        check_budget(self, target, rounds=2)
+        return super().prepare(target, images, labels, key, targets)
 
     @property
     def evaluations(self) -> int:

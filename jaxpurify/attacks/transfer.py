@@ -12,6 +12,7 @@ from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.batches import in_batches
+from jaxpurify.attacks.cascade import Cascade
 from jaxpurify.attacks.drivers import run
 from jaxpurify.attacks.result import AttackResult, Problem
 from jaxpurify.attacks.scoring import DRAWS, fooling_draws
@@ -80,6 +81,8 @@ class SurrogateEnsemble:
         """
         if self.average != "losses":
             return attack
+        if isinstance(attack, Cascade):
+            raise ValueError(f"{type(attack).__name__} judges logits, got average='losses': average logits instead")
         every: Any = FoolsEvery(attack.success, targeted)
         return dataclasses.replace(attack, loss=losses.MeanLoss(attack.loss), success=every)  # type: ignore[type-var]
 
@@ -159,6 +162,8 @@ def transfer(
             f"{type(attack).__name__} stops at the surrogates' decision boundary, which makes any victim look robust: "
             "transfer needs an attack that spends its whole epsilon, such as MIFGSM"
         )
+    if isinstance(surrogates, SurrogateEnsemble) and average not in ("logits", surrogates.average):
+        raise ValueError(f"the surrogates average {surrogates.average} already, got average={average!r}: leave it out")
     several = isinstance(surrogates, list | tuple)
     source = SurrogateEnsemble(surrogates, average) if several else as_target(surrogates)
     victim, where = as_target(victim), placement(devices)
@@ -168,7 +173,7 @@ def transfer(
         adapted, source, images, labels, key, targets, batch_size=batch_size, devices=devices, progress=progress
     )
     success, margin = _shown(attack, victim, problem._replace(images=found.images), batch_size, where)
-    status: Any = np.where(success, 1, 0).astype(np.int32)
+    status: Any = np.where(success, 1, np.where(np.isnan(margin), 2, 0)).astype(np.int32)
     return found._replace(success=success, margin=margin, status=status)
 
 

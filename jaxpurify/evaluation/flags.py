@@ -115,6 +115,7 @@ def _broken(evaluation: Any) -> list[str]:
     records = [record for record in evaluation.records if record["status"] == NOT_FINITE]
     cells = {(record["purifier"], record["threat_model"], record["attack"]) for record in records}
     return [
-        f"{name}: {threat} with {attack} met outputs that are not finite; images with such count as wrong"
+        f"{name}: {threat} with {attack} met outputs that are not finite, where it learned nothing: its figure may be "
+        "too high"
         for name, threat, attack in sorted(cells)
     ]

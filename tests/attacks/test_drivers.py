@@ -5,6 +5,8 @@ import pytest
 
 from jaxpurify import attacks, keys
 from jaxpurify.attacks import drivers
+from jaxpurify.attacks.batches import in_buckets, pieces
+from jaxpurify.attacks.result import Problem
 from jaxpurify.images import saturate
 from jaxpurify.models import Defended, classifier, purifier
 from jaxpurify.pytrees import pytree_dataclass
@@ -20,6 +22,22 @@ def upwards(outputs, reference):
 
 def above(outputs, reference):
     return outputs > reference
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 31, 34, 63, 64, 162, 300])
+def test_batches_of_bucket_sizes_hold_all_images_with_little_padding(count):
+    sizes = (64, 48, 24, 8)
+    chosen = pieces(count, sizes)
+    assert set(chosen) <= set(sizes)
+    assert 0 <= sum(chosen) - count < 8
+    problem = Problem(np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1), np.arange(count), None, None)
+    rows = []
+    for numbers, part in in_buckets(problem, sizes):
+        np.testing.assert_array_equal(part.labels[: len(numbers)], numbers)
+        np.testing.assert_array_equal(part.images[: len(numbers), 0, 0, 0], numbers)
+        assert len(part.images) in sizes
+        rows += list(numbers)
+    assert rows == list(range(count))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
@@ -159,7 +177,9 @@ def test_verdict_ends_when_no_image_stands(ramp):
     calls = []
     attack = attacks.IFGSM(epsilon=0.1, steps=10, restarts=3, loss=upwards, success=above)
     reference = ramp.labels + np.float32(0.015)
-    verdict = attacks.verdict(attack, ramp.target, ramp.images, reference, progress=lambda: calls.append(1))
+    verdict = attacks.verdict(
+        attack, ramp.target, ramp.images, reference, batch_size=16, progress=lambda: calls.append(1)
+    )
     assert verdict.fooled.all()
     assert len(calls) == 3
 

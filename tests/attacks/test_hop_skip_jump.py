@@ -160,3 +160,12 @@ def test_targets_without_starts_are_refused(toy):
         HopSkipJump()(toy.target, toy.images, toy.labels, KEY, toy.labels)
     with pytest.raises(ValueError, match=r"starts must be images of shape \(5, 6, 3\), got \(6, 5, 3\)"):
         HopSkipJump(starts=np.zeros((2, 6, 5, 3), np.float32))(toy.target, toy.images, toy.labels, KEY)
+
+
+def test_float64_images_stay_float64(toy, x64):
+    weights = tuple(np.float64(weight) for weight in toy.weights)
+    images = np.float64(toy.images)
+    attack = HopSkipJump(norm="linf", queries=150, samples=10)
+    found = attacks.run(attack, classifier(toy.apply, weights), images, toy.labels, jax.random.key(0), batch_size=16)
+    assert found.images.dtype == np.float64
+    assert found.success.mean() >= 0.5

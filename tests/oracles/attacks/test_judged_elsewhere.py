@@ -18,7 +18,15 @@ KEY = jax.random.key(0)
 ATTACKS = {
     "pgd-linf": attacks.PGD(steps=10),
     "pgd-l2": attacks.PGD(norm="l2", epsilon=0.5, steps=10),
+    "apgd-linf": attacks.APGD(steps=10),
+    "apgd-l2": attacks.APGD(norm="l2", steps=10, loss="dlr"),
+    "fab-linf": attacks.FAB(steps=10),
+    "deepfool-l2": attacks.DeepFool(steps=10),
+    "square-linf": attacks.Square(queries=200),
+    "ddn-l2": attacks.DDN(steps=20),
+    "autoattack-linf": attacks.AutoAttack(steps=5, queries=50),
 }
+QUICK = ("pgd-linf", "pgd-l2", "fab-linf")
 SIZES = {("resnet20", "linf"): 1 / 255, ("robust", "linf"): 4 / 255, ("resnet20", "l2"): 0.08, ("robust", "l2"): 0.5}
 PEERS = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}
 MODELS = ("robust", pytest.param("resnet20", marks=pytest.mark.slow))
@@ -39,7 +47,10 @@ def model(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=ATTACKS)
+@pytest.fixture(
+    scope="module",
+    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ATTACKS],
+)
 def attacked(request, model):
     """One attack on one model: the pair, the attack of that size, and its result."""
     pair, attack = request.getfixturevalue(model), ATTACKS[request.param]
@@ -76,6 +87,7 @@ def test_foolbox_judges_the_images_alike(attacked):
     assert right == pytest.approx(1 - result.success.mean(), abs=0.005)
 
 
+@pytest.mark.parametrize("attacked", ["pgd-linf", "pgd-l2"], indirect=True)
 def test_our_model_falls_for_the_images_that_foolbox_finds(attacked):
     pair, attack, result = attacked
     peer = foolbox.PyTorchModel(pair.theirs.eval(), bounds=(0, 1), device="cpu")
