@@ -124,8 +124,7 @@ def verdict(
         key: one typed key, or one an image.
         targets: classes to reach, shape ``(images,)``, or None.
         batch_size: images in each device's program; by default 128, or 32 where no device has more, so that calls with
-            other numbers of images compile nothing new. A cascade takes 32 on the CPU, where small batches cost no
-            more and leave less to padding.
+            other numbers of images compile nothing new.
         devices: None, ``"all"``, a number, or devices.
         progress: called after each compiled call, or None.
 
@@ -138,9 +137,7 @@ def verdict(
     target, where = as_target(target), placement(devices)
     problem = attack.prepare(target, images, labels, key, targets)
     count = problem.images.shape[0]
-    if batch_size is None:
-        small = count <= 32 * where.count or (isinstance(attack, Cascade) and jax.default_backend() == "cpu")
-        batch_size = 32 if small else 128
+    batch_size = (32 if count <= 32 * where.count else 128) if batch_size is None else batch_size
     if isinstance(attack, Cascade):
         options = {"batch_size": batch_size, "devices": where.devices, "progress": progress}
         return _cascade_verdict(attack, target, problem, where, options)

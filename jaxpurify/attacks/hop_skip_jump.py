@@ -16,7 +16,7 @@ from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.draws import draws_of
 from jaxpurify.attacks.minimal_norm import SHARE, MinimalNormAttack
 from jaxpurify.attacks.norms import ball, length
-from jaxpurify.attacks.queries import check_frozen, chunk_of
+from jaxpurify.attacks.queries import InChunks, check_frozen, chunk_of
 from jaxpurify.attacks.result import Answer, Best, Problem
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
@@ -70,7 +70,7 @@ class State(NamedTuple):
 
 
 @pytree_dataclass
-class HopSkipJump(MinimalNormAttack):
+class HopSkipJump(InChunks, MinimalNormAttack):
     """Estimate the direction across the boundary from decisions near it, step, and return to the boundary.
 
     Every image is searched at its own pace: each query of the model asks of each image what it needs next.
@@ -134,16 +134,6 @@ class HopSkipJump(MinimalNormAttack):
         if self.starts is not None and self.starts.shape[1:] != images.shape[1:]:
             raise ValueError(f"starts must be images of shape {images.shape[1:]}, got {self.starts.shape[1:]}")
         return super().prepare(target, images, labels, key, targets)
-
-    @property
-    def evaluations(self) -> int:
-        """Chunks of queries; the last may be smaller."""
-        return -(-self.queries // self.chunk)
-
-    @property
-    def needs_key(self) -> bool:
-        """Samples are drawn at random."""
-        return True
 
     def blank(self, problem: Problem) -> State:
         """Return a state of the right structure."""

@@ -46,6 +46,28 @@ class Chunk(NamedTuple):
         return loop(target, self.most, when_due, state)
 
 
+class InChunks:
+    """What searches share that spend a budget of queries in chunks, on points drawn at random.
+
+    Attributes:
+        queries: evaluations of the model, an image and restart.
+        chunk: of these in one compiled call.
+    """
+
+    queries: int
+    chunk: int
+
+    @property
+    def evaluations(self) -> int:
+        """Chunks of queries; the last may be smaller."""
+        return -(-self.queries // self.chunk)
+
+    @property
+    def needs_key(self) -> bool:
+        """Points are drawn at random."""
+        return True
+
+
 def chunk_of(step: Any, *, rounds: int, chunk: int, cost: int) -> Chunk:
     """Divide a budget into chunks.
 

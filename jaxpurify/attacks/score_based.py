@@ -13,7 +13,7 @@ from jaxpurify.attacks.attack import Attack, blank_best
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.draws import draws_of
 from jaxpurify.attacks.norms import ball
-from jaxpurify.attacks.queries import ask, check_budget, chunk_of
+from jaxpurify.attacks.queries import InChunks, ask, check_budget, chunk_of
 from jaxpurify.attacks.result import Best, Problem
 from jaxpurify.attacks.rules import accumulate, mean_absolute_one, per_pixel, steepest
 from jaxpurify.gradients import Expectation
@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 
 @pytree_dataclass
-class ScoreAttack(Attack):
+class ScoreAttack(InChunks, Attack):
     """Base of the attacks that estimate the gradient from losses; a subclass defines ``draw`` and ``rule``.
 
     A step asks about the iterate and about ``samples`` pairs of points on opposite sides of it. No step is begun that
@@ -104,16 +104,6 @@ class ScoreAttack(Attack):
     def rule(self) -> optax.GradientTransformation:
         """Return the update rule of one image, for a step of length 1."""
         raise NotImplementedError
-
-    @property
-    def evaluations(self) -> int:
-        """Chunks of queries; the last may be smaller."""
-        return -(-self.queries // self.chunk)
-
-    @property
-    def needs_key(self) -> bool:
-        """Points are drawn at random."""
-        return True
 
     def blank(self, problem: Problem) -> State:
         """Return a state of the right structure."""

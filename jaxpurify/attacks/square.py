@@ -11,7 +11,7 @@ from jaxpurify import keys as _keys
 from jaxpurify.attacks.attack import Attack, blank_best
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.draws import draws_of
-from jaxpurify.attacks.queries import ask, check_budget, check_frozen, chunk_of
+from jaxpurify.attacks.queries import InChunks, ask, check_budget, check_frozen, chunk_of
 from jaxpurify.attacks.result import Best, Problem
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 
 @pytree_dataclass
-class Square(Attack):
+class Square(InChunks, Attack):
     """Change a random square of the perturbation at each query and keep the change if the loss rises.
 
     Of the budget, the first query asks about the clean image and the second about random vertical stripes (in the l2
@@ -89,16 +89,6 @@ class Square(Attack):
         """Check the arguments of a call; a budget that ends before the first square is refused."""
         check_budget(self, target, rounds=2)
         return super().prepare(target, images, labels, key, targets)
-
-    @property
-    def evaluations(self) -> int:
-        """Chunks of queries; the last may be smaller."""
-        return -(-self.queries // self.chunk)
-
-    @property
-    def needs_key(self) -> bool:
-        """Squares are drawn at random."""
-        return True
 
     def blank(self, problem: Problem) -> State:
         """Return a state of the right structure."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from jaxpurify.models import as_target, classifier
 
@@ -79,3 +80,57 @@ def noisy() -> Toy:
 
     labels = np.asarray((weight * (images - 0.5)).sum(axis=(1, 2, 3)) > 0).astype(np.int32)
     return Toy(classifier(apply, weight, random=True), images, labels, weight, apply)
+
+
+def _solve(point, weights, need, norm):
+    """Solve the shortest step in float64 by a root of the growth in its multiplier."""
+    weights, need = weights / np.abs(weights).max(), need / np.abs(weights).max()
+    signs = np.sign(weights) * np.sign(need)
+    room = np.where(signs > 0, 1 - point, point) * (weights != 0)
+    speeds = np.ones_like(weights) if norm == "linf" else np.abs(weights)
+
+    def missing(multiplier):
+        return (np.abs(weights) * np.minimum(multiplier * speeds, room)).sum() - abs(need)
+
+    high = 1.0
+    while missing(high) < 0:
+        if (high := 4 * high) > 1e12:
+            return signs * room
+    return signs * np.minimum(optimize.brentq(missing, 0, high, xtol=1e-300, rtol=1e-14) * speeds, room)
+
+
+@pytest.fixture(scope="session")
+def reference_step():
+    """A reference in float64: ``(point, weights, need, norm)`` to the shortest step within [0, 1], and its length."""
+
+    def solve(point, weights, need, norm):
+        steps = _solve(point, weights, need, norm)
+        return steps, np.abs(steps).max() if norm == "linf" else np.linalg.norm(steps)
+
+    return solve
+
+
+class Trained(NamedTuple):
+    """Weights of a linear classifier, and images that it has not seen."""
+
+    weights: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def trained() -> Trained:
+    """Trained by least squares to tell four noisy patterns apart: logits are 20 (images - 0.5) @ weights."""
+    random = np.random.default_rng(0)
+    patterns = random.uniform(0.46, 0.54, size=(4, 16, 16, 3))
+
+    def sample(count):
+        labels = np.arange(count) % 4
+        images = np.clip(patterns[labels] + random.normal(size=(count, 16, 16, 3)) * 0.12, 0, 1)
+        return np.float32(images), labels.astype(np.int32)
+
+    images, labels = sample(2000)
+    pixels = images.reshape(len(images), -1) - 0.5
+    gram = pixels.T @ pixels + 5 * np.eye(pixels.shape[1])
+    weights = np.float32(np.linalg.solve(gram, pixels.T @ np.eye(4)[labels]))
+    return Trained(weights, *sample(64))

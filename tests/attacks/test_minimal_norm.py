@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
 
 from jaxpurify import attacks, keys
 from jaxpurify.attacks.carlini_wagner import CarliniWagner
@@ -35,35 +34,13 @@ def flat(images):
     return np.asarray(images, np.float64).reshape(len(images), -1)
 
 
-def size(steps, norm):
-    return np.abs(steps).max() if norm == "linf" else np.linalg.norm(steps)
-
-
-def by_multiplier(point, weights, need, norm):
-    """Solve the shortest step in float64 by a root of the growth in its multiplier."""
-    weights, need = weights / np.abs(weights).max(), need / np.abs(weights).max()
-    signs = np.sign(weights) * np.sign(need)
-    room = np.where(signs > 0, 1 - point, point) * (weights != 0)
-    speeds = np.ones_like(weights) if norm == "linf" else np.abs(weights)
-
-    def missing(multiplier):
-        return (np.abs(weights) * np.minimum(multiplier * speeds, room)).sum() - abs(need)
-
-    high = 1.0
-    while missing(high) < 0:
-        if (high := 4 * high) > 1e12:
-            return signs * room
-    return signs * np.minimum(optimize.brentq(missing, 0, high, xtol=1e-300, rtol=1e-14) * speeds, room)
-
-
 @pytest.fixture(scope="module")
-def optimum(linear):
+def optimum(linear, reference_step):
     """The distance of each image to the boundary within the box, in float64."""
     weights, bias = linear.weights[0][:, 1].astype(np.float64), float(linear.weights[1][1])
     pixels = flat(linear.images)
     return {
-        norm: np.array([size(by_multiplier(x, weights, -(x @ weights + bias), norm), norm) for x in pixels])
-        for norm in NORMS
+        norm: np.array([reference_step(x, weights, -(x @ weights + bias), norm)[1] for x in pixels]) for norm in NORMS
     }
 
 
