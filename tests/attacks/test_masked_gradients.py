@@ -83,7 +83,9 @@ def compare(trained, seed, name, *preset):
         assert left <= undefended + 0.1, f"{attack.name} leaves {left:.0%} of {name}"
 
 
-@pytest.mark.parametrize("name", ["rounding", "saturated softmax", "stop-gradient"])
+@pytest.mark.parametrize(
+    "name", ["rounding", "saturated softmax", pytest.param("stop-gradient", marks=pytest.mark.slow)]
+)
 def test_the_adaptive_preset_breaks_what_plain_pgd_does_not(trained, name):
     compare(trained, 0, name, attacks.Adaptive(epsilon=EPSILON))
 

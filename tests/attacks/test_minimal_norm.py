@@ -24,6 +24,11 @@ QUICK = {
     "ddn": DDN(steps=100),
 }
 EVERY = pytest.mark.parametrize("name", QUICK)
+# Of the two norms of one attack, one; the other is slow.
+ONE_NORM = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("deepfool-linf", "fab-l2") else name for name in QUICK],
+)
 
 
 def changed(attack, **values):
@@ -104,7 +109,7 @@ def test_results_are_what_the_target_says_of_them(toy, name):
     assert (result.margin[result.success] <= 0).all()
 
 
-@EVERY
+@ONE_NORM
 def test_epsilon_decides_what_succeeds(toy, name):
     attack = QUICK[name]
     free = attacks.run(attack, toy.target, toy.images, toy.labels, KEY, batch_size=16)
@@ -222,7 +227,7 @@ def partly(weights, images):
     return jnp.where(images[:, 0, 0, :1] > 2, jnp.nan, logits + 0 * jnp.log(jnp.abs(images[:, 4, 5, :1])))
 
 
-@EVERY
+@ONE_NORM
 def test_what_is_not_finite_spoils_its_own_image_alone(toy, name):
     images = toy.images.copy()
     images[:, 4, 5, 0] = np.maximum(images[:, 4, 5, 0], 0.1)
@@ -277,7 +282,7 @@ def test_attacks_on_one_fixed_function_refuse_random_targets(noisy, attack):
         attack(noisy.target, noisy.images, noisy.labels, KEY)
 
 
-@EVERY
+@ONE_NORM
 def test_one_device_or_two_give_the_same_bits(toy, name):
     attack = QUICK[name]
 
@@ -302,7 +307,7 @@ def test_numbers_images_and_labels_compile_nothing_new(toy, name):
     assert compilations.count("advance") <= (3 if name.startswith("deepfool") else 0)
 
 
-@EVERY
+@ONE_NORM
 @pytest.mark.usefixtures("x64")
 def test_float64_images_give_float64_results(linear, optimum, name):
     attack = changed(QUICK[name], steps=5)

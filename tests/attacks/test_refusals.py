@@ -24,7 +24,9 @@ class Doubled:
         return jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2)
 
 
-@pytest.mark.parametrize("attack", [attacks.PGD(steps=2), attacks.AutoAttack(steps=2, queries=10)])
+@pytest.mark.parametrize(
+    "attack", [attacks.PGD(steps=2), pytest.param(attacks.AutoAttack(steps=2, queries=10), marks=pytest.mark.slow)]
+)
 def test_of_a_model_that_returns_nan_nothing_is_proved(toy, attack):
     target = classifier(lambda weights, images: toy.apply(weights, images) * jnp.nan, toy.weights)
     with pytest.warns(UserWarning, match="nothing is proved"):

@@ -17,7 +17,7 @@ def run(toy, attack, **options):
     return attacks.run(attack, toy.target, toy.images, toy.labels, KEY, batch_size=len(toy.images))
 
 
-@pytest.fixture(scope="module", params=[NES, SPSA])
+@pytest.fixture(scope="module", params=[NES, pytest.param(SPSA, marks=pytest.mark.slow)])
 def attack(request):
     return request.param
 
