@@ -31,8 +31,8 @@ def test_norms_are_computed_in_float64_on_the_host():
 
 
 def test_shapes_and_names_are_checked():
-    with pytest.raises(ValueError, match=r"norm must be one of \['l2', 'linf'\], got 'l1'"):
-        perturbation_norms(CLEAN, CLEAN, norm="l1")
+    with pytest.raises(ValueError, match=r"norm must be one of \['l1', 'l2', 'linf'\], got 'l3'"):
+        perturbation_norms(CLEAN, CLEAN, norm="l3")
     with pytest.raises(ValueError, match=r"shape of the clean ones, \(3, 4, 5, 2\), got \(2, 4, 5, 2\)"):
         perturbation_norms(CLEAN, CLEAN[:2], norm="l2")
 
