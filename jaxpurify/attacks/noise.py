@@ -103,7 +103,7 @@ class RandomNoise(Attack):
         # Only the number of the best draw is kept in the loop: images are large, and made again from it.
         blank = blank_best(jnp.zeros((len(clean), 1, 1, 1), clean.dtype))
         count = jnp.minimum(self.chunk, self.draws - step * self.chunk) if self.draws % self.chunk else self.chunk
-        best, loss = loop(target, count, draw, (blank, state.loss))
+        best, loss = loop(target, count, draw, (blank, state.loss), most=self.chunk)
         numbers = best.images[:, 0, 0, 0].astype(jnp.uint32)
         key = jax.vmap(jax.random.fold_in)(keys, numbers + 1)
         images = jax.vmap(noisy)(clean, sizes, key, numbers)

@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.attack import loop
 from jaxpurify.attacks.draws import averaged, draws_of
 from jaxpurify.attacks.result import Answer, Problem
-from jaxpurify.models import attribute
 
 
 class Chunk(NamedTuple):
@@ -37,13 +35,7 @@ class Chunk(NamedTuple):
         Returns:
             The last state.
         """
-        if not attribute(target, "calls_back") or jax.default_backend() == "cpu":
-            return loop(target, self.count, body, state)
-
-        def when_due(number, state):
-            return jax.lax.cond(number < self.count, lambda: body(number, state), lambda: state)
-
-        return loop(target, self.most, when_due, state)
+        return loop(target, self.count, body, state, most=self.most)
 
 
 class InChunks:
