@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import apgd_schedule, losses
-from jaxpurify.attacks.attack import Attack, blank_best
+from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.checks import check_counts, check_share
 from jaxpurify.attacks.draws import averaged, draws_of, search_keys
 from jaxpurify.attacks.norms import ball
-from jaxpurify.attacks.result import Best, Problem, choose
+from jaxpurify.attacks.result import Best, Problem, blank_best, choose
 from jaxpurify.attacks.rules import kth_largest
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute

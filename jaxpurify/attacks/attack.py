@@ -20,7 +20,6 @@ from jaxpurify.attacks import losses
 from jaxpurify.attacks.checks import check_classes, check_counts, check_targets
 from jaxpurify.attacks.norms import ball, check_epsilon
 from jaxpurify.attacks.result import Answer, AttackResult, Best, Problem, summarise
-from jaxpurify.attacks.result import blank_best as blank_best
 from jaxpurify.models import as_target, attribute
 from jaxpurify.parallel import Placement, placement
 from jaxpurify.pytrees import concrete, pytree_dataclass, static

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxpurify import keys as _keys
-from jaxpurify.attacks.attack import blank_best, loop
+from jaxpurify.attacks.attack import loop
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
-from jaxpurify.attacks.result import Answer, Best, Problem, choose
+from jaxpurify.attacks.result import Answer, Best, Problem, blank_best, choose
 from jaxpurify.pytrees import Scalar, pytree_dataclass, static
 
 STARTS = 16

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import blank_best
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack, look
 from jaxpurify.attacks.norms import ball, length
-from jaxpurify.attacks.result import Best, Problem
+from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.gradients import Expectation
 from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
 

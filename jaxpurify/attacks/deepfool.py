@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpurify.attacks.attack import advance, blank_best, distinct
+from jaxpurify.attacks.attack import advance, distinct
 from jaxpurify.attacks.batches import bucket_sizes, take
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.fab import check_candidates
 from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
-from jaxpurify.attacks.result import Best, Problem
+from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.parallel import Placement
 from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
 

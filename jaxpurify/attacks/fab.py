@@ -8,12 +8,11 @@ import numpy as np
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import blank_best
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.norms import ball
-from jaxpurify.attacks.result import Best, Problem
+from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
 
 FINAL_STEPS = 3

@@ -16,11 +16,11 @@ import optax
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import Attack, blank_best
+from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.checks import check_counts, check_share, check_size
 from jaxpurify.attacks.draws import averaged, draws_of, search_keys
 from jaxpurify.attacks.norms import ball
-from jaxpurify.attacks.result import Best, Problem
+from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.attacks.rules import Factory, accumulate, mean_absolute_one, per_pixel, steepest
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute

@@ -11,13 +11,12 @@ from jax.scipy.special import erfinv
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import blank_best
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.draws import draws_of
 from jaxpurify.attacks.minimal_norm import SHARE, MinimalNormAttack
 from jaxpurify.attacks.norms import ball, length
 from jaxpurify.attacks.queries import InChunks, check_frozen, chunk_of
-from jaxpurify.attacks.result import Answer, Best, Problem
+from jaxpurify.attacks.result import Answer, Best, Problem, blank_best
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
 from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import Attack, blank_best, loop
+from jaxpurify.attacks.attack import Attack, loop
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.norms import ball
-from jaxpurify.attacks.result import Best, Problem
+from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.models import attribute
 from jaxpurify.pytrees import Scalar, pytree_dataclass, static
 

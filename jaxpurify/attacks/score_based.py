@@ -9,12 +9,12 @@ import numpy as np
 import optax
 
 from jaxpurify import keys as _keys
-from jaxpurify.attacks.attack import Attack, blank_best
+from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.draws import draws_of
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.queries import InChunks, ask, check_budget, chunk_of
-from jaxpurify.attacks.result import Best, Problem
+from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.attacks.rules import accumulate, mean_absolute_one, per_pixel, steepest
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute

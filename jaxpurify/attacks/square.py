@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify import keys as _keys
-from jaxpurify.attacks.attack import Attack, blank_best
+from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.draws import draws_of
 from jaxpurify.attacks.queries import InChunks, ask, check_budget, check_frozen, chunk_of
-from jaxpurify.attacks.result import Best, Problem
+from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
 from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
