@@ -121,15 +121,12 @@ class AutoAttack(Cascade):
         return [(f"APGD-{short}", self._apgd(loss, restarts)) for short, loss in losses]
 
     def _attacks(self, version: str, classes: int) -> list[tuple[str, Attack]]:
-        others = min(TARGET_CLASSES, classes - 1)
-        plus = version == "plus"
-        chosen = self._untargeted(classes, restarts=5) if plus else self._untargeted(classes, restarts=1)[:1]
-        if self.norm == "l1":
-            # As in the paper's own setting: more restarts and fewer classes.
-            chosen = self._untargeted(classes, restarts=5)[: len(chosen)]
-            others = min(5, others)
+        plus, l1 = version == "plus", self.norm == "l1"
+        # More restarts and fewer classes in l1, as in that paper's own setting.
+        others = min(5 if l1 else TARGET_CLASSES, classes - 1)
+        chosen = self._untargeted(classes, restarts=5 if plus or l1 else 1)[: None if plus else 1]
         chosen.append(("APGD-T", self._apgd("dlr" if classes >= 4 else "margin", 1, target_classes=others)))
-        if self.norm == "l1":
+        if l1:
             return chosen
         about: dict[str, Any] = {"epsilon": self.epsilon, "norm": self.norm}
         if plus:

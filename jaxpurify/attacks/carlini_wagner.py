@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.checks import check_counts
+from jaxpurify.attacks.checks import check_counts, check_size
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack, look
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.gradients import Expectation
@@ -88,14 +88,11 @@ class CarliniWagner(MinimalNormAttack):
         """Refuse numbers and counts that cannot be meant."""
         super().check()
         check_counts(self, "steps", "searches_of_price")
-        for name, least in (("confidence", "of at least 0"), ("step_size", "above 0"), ("price", "above 0")):
+        check_size("confidence", self.confidence)
+        for name in ("step_size", "price"):
             value = getattr(self, name)
-            if (
-                concrete(value)
-                and np.ndim(value) == 0
-                and not (0 < value < np.inf or (name == "confidence" and value == 0))
-            ):
-                raise ValueError(f"{name} must be a finite number {least}, got {value}")
+            if concrete(value) and np.ndim(value) == 0 and not 0 < value < np.inf:
+                raise ValueError(f"{name} must be a finite number above 0, got {value}")
 
     @property
     def evaluations(self) -> int:

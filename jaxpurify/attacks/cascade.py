@@ -54,6 +54,18 @@ class Cascade(Attack):
         """
         raise NotImplementedError
 
+    def parts_of(self, target: Any, problem: Problem) -> Sequence[Part]:
+        """Return the attacks in their order.
+
+        Args:
+            target: what the cascade attacks.
+            problem: images and keys, from which the number of classes follows.
+
+        Returns:
+            The parts.
+        """
+        return self.parts(target, classes_of(target, problem.images, problem.keys))
+
     @property
     def name(self) -> str:
         """What tables call it."""
@@ -74,7 +86,7 @@ class Cascade(Attack):
         if targets is not None:
             raise ValueError(f"{name} is untargeted, got targets: use a targeted attack such as PGD or APGD")
         problem = super().prepare(target, images, labels, key, None)
-        for part in self.parts(target, classes_of(target, problem.images, problem.keys)):
+        for part in self.parts_of(target, problem):
             part.attack.prepare(part.target, problem.images, problem.labels, problem.keys, None)
         return problem
 
@@ -82,7 +94,7 @@ class Cascade(Attack):
         """Spend the full budget of every part, driven from the host."""
         attack, placed = where.everywhere((self.canonical(problem.images.dtype), target))
         kept, divided = where.put((blank_best(problem.images), problem))
-        for part in self.parts(target, classes_of(target, problem.images, problem.keys)):
+        for part in self.parts_of(target, problem):
             found, _ = part.attack.search(part.target, problem, where=where, progress=progress)
             keep = _keep_extended if part.attack.minimal_norm else _keep
             run = where.compile(keep, per_image=(False, False, True, True, True), donate=(3,))
@@ -92,7 +104,7 @@ class Cascade(Attack):
     def search_on_device(self, target: Any, problem: Problem) -> tuple[Best, Any]:
         """Spend the full budget of every part, traceable."""
         kept = blank_best(problem.images)
-        for part in self.parts(target, classes_of(target, problem.images, problem.keys)):
+        for part in self.parts_of(target, problem):
             found, _ = part.attack.search_on_device(part.target, problem)
             keep = _keep_extended if part.attack.minimal_norm else _keep
             kept = keep(self, target, problem, kept, found)

@@ -24,6 +24,20 @@ def check_counts(attack: Any, *names: str, least: int = 1) -> None:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
+def check_candidates(candidates: Any, *, least: int) -> None:
+    """Check a number of candidate classes.
+
+    Args:
+        candidates: their number, or None for all.
+        least: the smallest that makes sense.
+
+    Raises:
+        ValueError: if it is no integer, or too small.
+    """
+    if candidates is not None and (not isinstance(candidates, int) or candidates < least):
+        raise ValueError(f"candidates must be an integer of at least {least}, or None for all, got {candidates}")
+
+
 def check_size(name: str, value: Any) -> None:
     """Refuse a number below 0 or not finite, where it can be looked at.
 

@@ -8,13 +8,12 @@ import numpy as np
 
 from jaxpurify.attacks.attack import advance, distinct
 from jaxpurify.attacks.batches import bucket_sizes, take
-from jaxpurify.attacks.checks import check_counts
-from jaxpurify.attacks.fab import check_candidates
+from jaxpurify.attacks.checks import check_candidates, check_counts, check_size
 from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.parallel import Placement
-from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+from jaxpurify.pytrees import Scalar, pytree_dataclass, static
 
 
 class State(NamedTuple):
@@ -67,8 +66,7 @@ class DeepFool(MinimalNormAttack):
         super().check()
         check_counts(self, "steps")
         check_candidates(self.candidates, least=2)
-        if concrete(self.overshoot) and np.ndim(self.overshoot) == 0 and not 0 <= self.overshoot < np.inf:
-            raise ValueError(f"overshoot must be a finite number of at least 0, got {self.overshoot}")
+        check_size("overshoot", self.overshoot)
 
     def prepare(self, target: Any, images: Any, labels: Any, key: Any, targets: Any) -> Problem:
         """Check the arguments of a call; the method knows no targets."""

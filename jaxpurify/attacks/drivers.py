@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpurify.attacks.attack import Attack, advance, classes_of, distinct
+from jaxpurify.attacks.attack import Attack, advance, distinct
 from jaxpurify.attacks.batches import bucket_sizes, in_batches, in_buckets, take
 from jaxpurify.attacks.cascade import Cascade
 from jaxpurify.attacks.result import AttackResult, Best
@@ -190,9 +190,11 @@ class _Tally:
         self.finite[rows], self.probabilities[rows] = best.finite, best.probabilities
         self.fooled[rows] |= best.success
 
-    def verdict(self) -> Verdict:
+    def verdict(self, stood: np.ndarray | None = None, tallies: dict[str, int] | None = None) -> Verdict:
+        """Return the verdict, for a deterministic target unless it is told in what share of draws images stand."""
         status = np.where(self.fooled, 1, np.where(self.finite, 0, 2)).astype(np.int32)
-        return Verdict(self.fooled, self.forwards, self.backwards, status, 1.0 - self.fooled)
+        stood = 1.0 - self.fooled if stood is None else stood
+        return Verdict(self.fooled, self.forwards, self.backwards, status, stood, tallies)
 
 
 def _decide(attack, target, problem, rows, sizes, tally, where, progress):
@@ -239,38 +241,37 @@ def _full_budget_verdict(attack, target, problem, batch_size, where, progress):
         stood[rows] = worst(attack, target, part, (best.images, part.images), where=where)[1][: len(rows)]
     tally.fooled = stood < 0.5
     warn_of_outputs(tally.probabilities, ~tally.finite & ~tally.fooled)
-    return tally.verdict()._replace(stood=stood)
+    return tally.verdict(stood)
 
 
 def _cascade_verdict(cascade, target, problem, where, options):
     """Hand the images still standing from one attack of a cascade to the next."""
     size = options["batch_size"] * where.count
     count = problem.images.shape[0]
-    parts = cascade.parts(target, classes_of(target, problem.images, problem.keys))
+    parts = cascade.parts_of(target, problem)
     if attribute(target, "random") or attribute(target, "couples_images"):
         return _worst_of_parts(cascade, target, parts, problem, where, options)
-    fooled = _judged(cascade, target, problem, problem.images, size, where)
-    # The pass that judges the clean image counts.
-    finite, forwards, backwards = np.ones(count, bool), np.ones(count, np.int32), np.zeros(count, np.int32)
-    tallies = {"clean": int(fooled.sum())}
+    tally = _Tally(count)
+    tally.fooled = _judged(cascade, target, problem, problem.images, size, where)
+    tally.forwards += 1  # the pass that judges the clean image
+    tallies = {"clean": int(tally.fooled.sum())}
     for part in parts:
-        rows = np.flatnonzero(~fooled)
+        rows = np.flatnonzero(~tally.fooled)
         if len(rows):
             left = take(problem, rows)
+            arguments = (part.target, left.images, left.labels, left.keys, left.targets)
             if part.target is target:
-                found: Any = verdict(part.attack, target, left.images, left.labels, left.keys, left.targets, **options)
-                fooled[rows] = found.fooled
+                found: Any = verdict(part.attack, *arguments, **options)
+                tally.fooled[rows] = found.fooled
             else:
-                shown = run(part.attack, part.target, left.images, left.labels, left.keys, left.targets, **options)
-                fooled[rows] = _judged(cascade, target, left, shown.images, size, where)
-                forwards[rows] += 1
-                found = shown
-            finite[rows] &= np.asarray(found.status) != 2
-            forwards[rows] += found.forwards
-            backwards[rows] += found.backwards
-        tallies[part.name] = int(fooled.sum()) - sum(tallies.values())
-    status = np.where(fooled, 1, np.where(finite, 0, 2)).astype(np.int32)
-    return Verdict(fooled, forwards, backwards, status, 1.0 - fooled, tallies)
+                found = run(part.attack, *arguments, **options)
+                tally.fooled[rows] = _judged(cascade, target, left, found.images, size, where)
+                tally.forwards[rows] += 1
+            tally.finite[rows] &= found.status != 2
+            tally.forwards[rows] += found.forwards
+            tally.backwards[rows] += found.backwards
+        tallies[part.name] = int(tally.fooled.sum()) - sum(tallies.values())
+    return tally.verdict(tallies=tallies)
 
 
 def _judged(cascade, target, problem, images, size, where):
@@ -291,9 +292,12 @@ def _worst_of_parts(cascade, target, parts, problem, where, options):
     for rows, part in in_batches(problem, size):
         images = [take(images[rows], np.resize(np.arange(len(rows)), size)) for images in candidates]
         chosen[rows], stood[rows] = (value[: len(rows)] for value in worst(cascade, target, part, images, where=where))
-    fooled = stood < 0.5
-    tallies = {name: int((fooled & (chosen == i)).sum()) for i, name in enumerate(["clean", *(p.name for p in parts)])}
-    forwards, backwards = (sum(getattr(result, name) for result in results) for name in ("forwards", "backwards"))
-    finite = np.all([result.status != 2 for result in results], axis=0)
-    status = np.where(fooled, 1, np.where(finite, 0, 2)).astype(np.int32)
-    return Verdict(fooled, forwards, backwards, status, stood, tallies)
+    tally = _Tally(count)
+    tally.fooled = stood < 0.5
+    names = ["clean", *(part.name for part in parts)]
+    tallies = {name: int((tally.fooled & (chosen == number)).sum()) for number, name in enumerate(names)}
+    for result in results:
+        tally.forwards += result.forwards
+        tally.backwards += result.backwards
+        tally.finite &= result.status != 2
+    return tally.verdict(stood, tallies)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.checks import check_counts
+from jaxpurify.attacks.checks import check_candidates, check_counts
 from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.norms import ball
@@ -208,17 +208,3 @@ def _narrow(state: State, margin: Any, nearer: Any, *, searching: Any) -> State:
     crossing = share + (1 - share) * crossing
     tried = jnp.maximum(crossing + BEYOND * (1 - crossing), crossing * (1 + CLEAR))
     return state._replace(inside=inside, share=share, tried=jnp.minimum(tried, 1))
-
-
-def check_candidates(candidates: Any, *, least: int) -> None:
-    """Check a number of candidate classes.
-
-    Args:
-        candidates: their number, or None for all.
-        least: the smallest that makes sense.
-
-    Raises:
-        ValueError: if it is no integer, or too small.
-    """
-    if candidates is not None and (not isinstance(candidates, int) or candidates < least):
-        raise ValueError(f"candidates must be an integer of at least {least}, or None for all, got {candidates}")

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxpurify import keys as _keys
-from jaxpurify.attacks.checks import check_share, check_size
+from jaxpurify.attacks.checks import check_counts, check_share, check_size
 from jaxpurify.attacks.gradient import MIFGSM
 from jaxpurify.attacks.norms import ball
 from jaxpurify.pytrees import Scalar, pytree_dataclass, static
@@ -58,8 +58,7 @@ class TransferableAttack(MIFGSM):
             raise ValueError(f"resize_share must be above 0 and at most 1, or None, got {self.resize_share}")
         if not isinstance(self.kernel, int) or self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel must be an odd number of pixels, got {self.kernel}")
-        if not isinstance(self.neighbours, int) or self.neighbours < 0:
-            raise ValueError(f"neighbours must be an integer of at least 0, got {self.neighbours}")
+        check_counts(self, "neighbours", least=0)
         if self.chunk is not None and (not isinstance(self.chunk, int) or self.chunk < 1):
             raise ValueError(f"chunk must be an integer of at least 1, or None, got {self.chunk}")
         check_size("sigma", self.sigma)
