@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,3 +29,17 @@ def write_whole(path: str | os.PathLike, write: Callable[[Any], Any]) -> None:
         raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write JSON whole or not at all, and the folder for it where that is not there.
+
+    Args:
+        path: where to.
+        value: what JSON can hold.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda file: file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()))

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.run_folder import Record
+from jaxpurify.files import write_json
 from jaxpurify.metrics.accuracy import Interval, attack_success_rate, destruction_rate, robust_accuracy, wilson
 
 PRIMARY = ("single", "mean")
@@ -328,5 +329,5 @@ class Evaluation:
 
         if self.run is None:
             raise ValueError("this evaluation has no folder, expected evaluate(..., run='folder')")
-        run_folder.write_json(self.run / "summary.json", self.summary())
+        write_json(self.run / "summary.json", self.summary())
         report.write(self)

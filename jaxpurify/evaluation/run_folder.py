@@ -5,15 +5,15 @@ import hashlib
 import io
 import json
 import os
-import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxpurify import files
+from jaxpurify.environment import environment
+from jaxpurify.files import write_json
 
 COLUMNS = (
     "image",
@@ -47,36 +47,6 @@ def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(path, write)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all.
-
-    Args:
-        path: where to.
-        value: what JSON can hold.
-    """
-    write_whole(path, lambda file: file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()))
-
-
-def environment() -> dict[str, str]:
-    """Return versions and devices, for ``config.json``.
-
-    Returns:
-        Names to versions.
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    names = ("jaxpurify", "jax", "jaxlib", "flax", "optax", "numpy")
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    device = jax.local_devices()[0]
-    found |= {"python": platform.python_version(), "machine": platform.machine(), "platform": platform.platform()}
-    return found | {"device": f"{len(jax.local_devices())} × {device.device_kind} ({device.platform})"}
 
 
 # What says where something was found, and not what it is.

@@ -5,6 +5,7 @@ import pytest
 
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.result import Evaluation
+from jaxpurify.files import write_json
 
 SIZE = 8 / 255
 
@@ -71,7 +72,7 @@ def make_run(tmp_path):
             "zero_gradient": [],
         } | config
         run = tmp_path / "my run"
-        run_folder.write_json(run / "config.json", {"arguments": arguments, "environment": {"jax": "0.0.0"}})
+        write_json(run / "config.json", {"arguments": arguments, "environment": {"jax": "0.0.0"}})
         run_folder.write_csv(run / "records.csv", records)
         for number, (name, figures) in enumerate(left.items()):
             for threat in figures if examples else ():

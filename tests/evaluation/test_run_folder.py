@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from jaxpurify.environment import environment
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.run_folder import COLUMNS, RunFolder
 
@@ -110,7 +111,7 @@ def test_another_evaluation_is_refused_naming_what_differs(tmp_path, other, name
 
 def test_other_versions_are_written_down_when_a_run_is_taken_up(tmp_path, monkeypatch):
     RunFolder(tmp_path, CONFIG)
-    first = run_folder.environment()
+    first = environment()
     monkeypatch.setattr(run_folder, "environment", lambda: first | {"jax": "9.9"})
     RunFolder(tmp_path, CONFIG)
     RunFolder(tmp_path, CONFIG)
