@@ -12,6 +12,7 @@ from jaxpurify import networks
 from jaxpurify.attacks import PGD
 from jaxpurify.datasets import photos
 from jaxpurify.evaluation.drawing import PIXELS_PER_INCH, drawable, magnification, resized, short
+from jaxpurify.metrics import psnr
 from jaxpurify.models import as_target, attribute
 
 CLASSIFIER = "photos-cnn"
@@ -134,9 +135,8 @@ def _score(shown: Subject, detector: Any) -> str:
 
 
 def _fidelity(shown: Subject, images: np.ndarray) -> str:
-    from skimage.metrics import peak_signal_noise_ratio
-
-    return f"{peak_signal_noise_ratio(shown.clean, resized(images, shown.clean.shape[1:3]), data_range=1):.1f} dB"
+    comparable = resized(images, shown.clean.shape[1:3]).astype(shown.clean.dtype)
+    return f"{float(psnr(comparable, shown.clean)[0]):.1f} dB"
 
 
 def _tiled(tiles: list[tuple[str, np.ndarray]], *, columns: int) -> Any:
