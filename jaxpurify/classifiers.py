@@ -157,6 +157,20 @@ def of_pytree(model: Any, *, random: bool) -> Function:
     return Function(variables=variables, apply=apply, random=random, name=type(model).__name__)
 
 
+def of_nnx(module: Any, *, name: str | None = None) -> Function:
+    """Return a Flax NNX module, with outputs of any kind, as a pytree.
+
+    Args:
+        module: called `module(images)`; a copy of it is set to evaluation mode.
+        name: what reports call it; the class's name by default.
+
+    Returns:
+        Its weights are leaves, everything else is structure.
+    """
+    apply, variables = _nnx_apply(module)
+    return Function(variables=variables, apply=apply, name=name or type(module).__name__)
+
+
 def is_nnx(model: Any) -> bool:
     """Say whether an object is a Flax NNX module, without importing Flax.
 
@@ -208,11 +222,16 @@ class _Adapted:
         return jax.vmap(lambda image, *one: self.apply(variables, image, *one))(images, *key)
 
 
-class _Structure:
-    """What is left of a module without its arrays: hashed once, since JAX hashes it at every call."""
+class Structure:
+    """What is left of a module without its arrays: hashed once, since JAX hashes it at every call.
 
-    def __init__(self, structure: Any):
-        self.structure = structure
+    Args:
+        structure: what is left.
+        receptive_field: rows and columns of the images that an output pixel depends on, where the module says so.
+    """
+
+    def __init__(self, structure: Any, receptive_field: int | None = None):
+        self.structure, self.receptive_field = structure, receptive_field
         self._hash = hash(structure)
 
     def __hash__(self):
@@ -222,14 +241,14 @@ class _Structure:
         return self is other or (type(self) is type(other) and self.structure == other.structure)
 
 
-class _NnxStructure(_Structure):
+class _NnxStructure(Structure):
     def __call__(self, variables, *arguments):
         from flax import nnx
 
         return _call(nnx.merge(self.structure, variables), *arguments)
 
 
-class _PytreeStructure(_Structure):
+class _PytreeStructure(Structure):
     def __call__(self, variables, *arguments):
         tree, others = self.structure
         found, arrays = dict(others), iter(variables)
@@ -243,7 +262,7 @@ def _nnx_apply(module: Any):
     copy = nnx.clone(module)
     copy.eval()
     graph, state = nnx.split(copy)
-    return _NnxStructure(graph), state
+    return _NnxStructure(graph, getattr(module, "receptive_field", None)), state
 
 
 def _pytree_apply(module: Any):

@@ -30,10 +30,14 @@ def convert(
         The exit code.
     """
     from jaxpurify.networks import convert as conversion
+    from jaxpurify.networks import names
 
     found = conversion(source, target, architecture=architecture)
     fits = f"fit {found.architecture}" if found.architecture else "fit no network that jaxpurify knows"
     print(f"wrote {target}: {found.entries} arrays, {found.parameters:,} parameters, which {fits}")
-    if found.architecture:
-        print(f"Next: jaxpurify evaluate --data cifar10 --classifier {found.architecture} --weights {target}")
+    if found.architecture in names(kind="images"):
+        print(f'Next: jaxpurify.networks.load_network("{found.architecture}", weights="{target}")')
+    elif found.architecture:
+        data = "cifar10" if found.architecture.startswith("cifar") else "FOLDER"
+        print(f"Next: jaxpurify evaluate --data {data} --classifier {found.architecture} --weights {target}")
     return 0

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpurify.classifiers import Structure
+
 LETTERS = 400  # of a text that a person still reads
 
 
@@ -59,6 +61,8 @@ def _describe(value: Any, within: tuple[int, ...]) -> str:
     within = (*within, id(value))
     if isinstance(value, types.FunctionType | types.MethodType | types.BuiltinFunctionType):
         return _function(value, within)
+    if isinstance(value, Structure):
+        return f"structure #{_hash(_describe(value.structure, within))}"
     if isinstance(value, functools.partial):
         return f"partial({', '.join(_describe(v, within) for v in (value.func, value.args, value.keywords))})"
     if isinstance(value, type):

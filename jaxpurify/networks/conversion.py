@@ -35,7 +35,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, architectur
         architecture: the registered network that the weights are expected to fit; None to find out.
 
     Returns:
-        The architecture that they fit, the number of weights and of parameters in them.
+        The architecture that they fit, the number of weights and of parameters in them; fixed ones (the mean shift that
+        EDSR's state dicts hold) are written too, but not counted.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint or no folder for the target.
@@ -54,7 +55,9 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, architectur
     found = registry.identify(shapes)
     if architecture is not None and found != architecture:
         _refuse(architecture, found, shapes, source)
-    counted = [tensor for key, tensor in state.items() if not key.endswith(weights.IGNORED_SUFFIX)]
+    fixed = registry.architecture(found).fixed if found else ()
+    ignored = (weights.IGNORED_SUFFIX, *fixed)
+    counted = [tensor for key, tensor in state.items() if not key.endswith(ignored)]
 
     from safetensors.torch import save
 
@@ -120,6 +123,7 @@ def _plain(tensor: Any) -> Any:
 def _refuse(architecture: str, found: str | None, shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
     known = registry.architecture(architecture)
     module = known.abstract()
-    mismatch = weights.mismatch(module, shapes, table=known.names_of(module))
+    trained = {key: shape for key, shape in shapes.items() if key not in known.fixed}
+    mismatch = weights.mismatch(module, trained, table=known.names_of(module, trained))
     other = f"; they fit {found}" if found else ""
     raise ValueError(f"the weights of {source} do not fit {architecture}: {mismatch}{other}")

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxpurify.images import check_colour
 from jaxpurify.networks.convolution import Conv, convolve
+from jaxpurify.networks.layers import normalise
 
 MEAN = (0.53, 0.37, 0.32)  # of the train patches of `photos`, a channel
 DEVIATION = 0.17
@@ -42,9 +42,7 @@ class PhotosCNN(nnx.Module):
 
     def __call__(self, images: Float[Array, "batch height width channel"]) -> Float[Array, "batch classes"]:
         """Computes logits of images in [0, 1]."""
-        check_colour(images)
-        mean = jnp.asarray(MEAN, images.dtype).reshape(1, 1, 1, 3)
-        values = _halve((images - mean) / DEVIATION)
+        values = _halve(normalise(images, MEAN, (DEVIATION,)))
         for convolution in self.convolutions:
             values = nnx.relu(convolution(values))
         return self.logits(values.mean(axis=(1, 2)))

@@ -2,16 +2,20 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
 from flax import nnx
 
-from jaxpurify import models
+from jaxpurify import classifiers
 from jaxpurify.datasets.photos import CLASS_NAMES as PHOTOS_CLASSES
-from jaxpurify.networks import resnet, weights
+from jaxpurify.networks import edsr, imagenet_resnet, resnet, weights
+from jaxpurify.networks.blind_spot import BlindSpotNetwork, blind_spot_table
 from jaxpurify.networks.photos_cnn import PhotosCNN
+from jaxpurify.networks.sesr import CollapsedSESR
+
+CLASSIFIER, IMAGES = "classifier", "images"
 
 
 class Shipped(NamedTuple):
@@ -21,22 +25,42 @@ class Shipped(NamedTuple):
     sha256: str
 
 
+# Of the weight files in the folder `shipped`, each beside the card that says how it came to be.
+SHA256 = {
+    "photos-cnn": "60369d9de553ee8a5b5098b04f6a8907d0ae087dd3e116f161de6f62c52c198c",
+    "sesr-x2": "b6b1378ba921e4bb06fa09e43184f32497da9c7347796f5edaff8a5d90b2341f",
+}
+
+
 class Architecture(NamedTuple):
-    """A network that can be asked for by name."""
+    """A network that can be asked for by name: a classifier, or (kind "images") one from images to images."""
 
     construct: Callable[[nnx.Rngs], nnx.Module]
-    class_names: tuple[str, ...]
+    kind: str = CLASSIFIER
+    class_names: tuple[str, ...] = ()
     table: Callable[[], dict[str, weights.Entry]] | None = None
     image_shape: tuple[int, int, int] | None = None
     shipped: Shipped | None = None
+    # Names in published state dicts that are no trained weights, and what checks and removes them.
+    fixed: tuple[str, ...] = ()
+    without_fixed: Callable[[weights.State], weights.State] | None = None
 
     def abstract(self) -> nnx.Module:
         """Return the network without weights: constructing them would take longer than loading better ones."""
         return nnx.eval_shape(lambda: self.construct(nnx.Rngs(0)))
 
-    def names_of(self, module: nnx.Module) -> dict[str, weights.Entry]:
-        """Return the table of names of its weights: its own names where it was never anybody else's."""
-        return weights.own_table(module) if self.table is None else self.table()
+    def names_of(self, module: nnx.Module, names: Iterable[str] = ()) -> dict[str, weights.Entry]:
+        """Return the table of names of its weights: its own where `names` are, or where it was never anybody else's."""
+        own = weights.own_table(module)
+        return own if self.table is None or weights.same_names(names, own) else self.table()
+
+    def may_be_named(self, names: Iterable[str]) -> bool:
+        """Tell whether weights could have these names, without constructing anything; shapes aside."""
+        if self.table is None:
+            return True
+        names, table = set(names), self.table()
+        own = {entry.path: weights.Entry(entry.path) for entry in table.values()}
+        return weights.same_names(names, table) or weights.same_names(names, own)
 
 
 def _cifar_resnet(depth: int) -> Architecture:
@@ -47,11 +71,40 @@ def _cifar_resnet(depth: int) -> Architecture:
     )
 
 
-ARCHITECTURES: Mapping[str, Architecture] = {
+def _imagenet_resnet(depth: int) -> Architecture:
+    return Architecture(
+        construct=lambda rngs: imagenet_resnet.ImageNetResNet(depth, rngs=rngs),
+        table=lambda: imagenet_resnet.imagenet_resnet_table(depth),
+        class_names=imagenet_resnet.IMAGENET_CLASSES,
+    )
+
+
+def _edsr(construct: Callable[..., edsr.EDSR], scale: int, *, blocks: int) -> Architecture:
+    return Architecture(
+        kind=IMAGES,
+        construct=lambda rngs: construct(scale, rngs=rngs),
+        table=lambda: edsr.edsr_table(scale, blocks=blocks),
+        fixed=edsr.MEAN_SHIFT,
+        without_fixed=edsr.without_mean_shift,
+    )
+
+
+def _sesr(scale: int) -> Architecture:
+    return Architecture(kind=IMAGES, construct=lambda rngs: CollapsedSESR(scale, rngs=rngs))
+
+
+def _blind_spot(*, layers: int, width: int) -> Architecture:
+    return Architecture(
+        kind=IMAGES,
+        construct=lambda rngs: BlindSpotNetwork(width=width, layers=layers, rngs=rngs),
+        table=lambda: blind_spot_table(layers=layers),
+    )
+
+
+_KNOWN: dict[str, Architecture] = {
     "photos-cnn": Architecture(
         construct=lambda rngs: PhotosCNN(rngs=rngs),
         class_names=PHOTOS_CLASSES,
-        shipped=Shipped("photos-cnn.safetensors", "60369d9de553ee8a5b5098b04f6a8907d0ae087dd3e116f161de6f62c52c198c"),
     ),
     **{f"cifar-resnet{depth}": _cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)},
     "cifar-resnet4b": Architecture(
@@ -60,23 +113,40 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         class_names=resnet.CIFAR_CLASSES,
         image_shape=resnet.CifarResNet4b.image_shape,
     ),
+    **{f"imagenet-resnet{depth}": _imagenet_resnet(depth) for depth in imagenet_resnet.STAGES},
+    **{f"edsr-baseline-x{scale}": _edsr(edsr.EDSR.baseline, scale, blocks=16) for scale in edsr.SCALES},
+    **{f"edsr-large-x{scale}": _edsr(edsr.EDSR.large, scale, blocks=32) for scale in edsr.SCALES},
+    **{f"sesr-x{scale}": _sesr(scale) for scale in edsr.SCALES},
+    "blind-spot": _blind_spot(layers=8, width=32),
+    **{f"blind-spot-{layers}x64": _blind_spot(layers=layers, width=64) for layers in (8, 17)},
+}
+ARCHITECTURES: Mapping[str, Architecture] = _KNOWN | {
+    name: _KNOWN[name]._replace(shipped=Shipped(f"{name}.safetensors", digest)) for name, digest in SHA256.items()
 }
 
 
-def names() -> tuple[str, ...]:
+def names(*, kind: str | None = CLASSIFIER) -> tuple[str, ...]:
     """Return the names of the registered networks.
 
+    Args:
+        kind: "classifier" for what `load_classifier` takes, "images" for what `load_network` takes, None for both.
+
     Returns:
-        What `load_classifier` takes.
+        The names.
+
+    Raises:
+        ValueError: if the kind is another.
     """
-    return tuple(ARCHITECTURES)
+    if kind not in (CLASSIFIER, IMAGES, None):
+        raise ValueError(f'kind must be "classifier", "images" or None, got {kind!r}')
+    return tuple(name for name, known in ARCHITECTURES.items() if kind in (known.kind, None))
 
 
 def architecture(name: str) -> Architecture:
     """Return a registered network.
 
     Args:
-        name: one of `names()`.
+        name: one of `names(kind=None)`.
 
     Returns:
         Its constructor, table of names and weights.
@@ -99,10 +169,11 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
         Its name, or None.
     """
     for name, known in ARCHITECTURES.items():
-        if known.table is not None and not weights.same_names(shapes, known.table()):
+        trained = {key: shape for key, shape in shapes.items() if key not in known.fixed}
+        if not known.may_be_named(trained):
             continue  # A module is constructed only where that could still make a difference.
         module = known.abstract()
-        if not weights.mismatch(module, shapes, table=known.names_of(module)):
+        if not weights.mismatch(module, trained, table=known.names_of(module, trained)):
             return name
     return None
 
@@ -111,9 +182,9 @@ def load_module(name: str, *, weights_file: str | os.PathLike | None = None) -> 
     """Load a registered network with its weights, as a Flax NNX module in evaluation mode.
 
     Args:
-        name: one of `names()`.
-        weights_file: a safetensors file in PyTorch's names (what `jaxpurify convert` writes) or, for the networks of
-            this library, in its own; None for weights that are shipped.
+        name: one of `names(kind=None)`.
+        weights_file: a safetensors file in PyTorch's names (what `jaxpurify convert` writes) or in the module's own;
+            None for weights that are shipped.
 
     Returns:
         The module.
@@ -133,8 +204,9 @@ def load_module(name: str, *, weights_file: str | os.PathLike | None = None) -> 
     else:
         state = weights.read(weights_file)
     module = known.abstract()
+    trained = state if known.without_fixed is None else known.without_fixed(state)
     try:
-        weights.load(module, state, table=known.names_of(module), name=name)
+        weights.load(module, trained, table=known.names_of(module, trained), name=name)
     except weights.MismatchError as error:
         other = identify({key: array.shape for key, array in state.items()})
         raise ValueError(f"{error}" + (f"; they fit {other}" if other else "")) from None
@@ -146,7 +218,7 @@ def load_classifier(name: str, *, weights: str | os.PathLike | None = None) -> A
     """Load a registered network with its weights, as a classifier.
 
     Args:
-        name: one of `names()`: "photos-cnn", "cifar-resnet20", …, "cifar-resnet4b".
+        name: one of `names()`: "photos-cnn", "cifar-resnet20", …, "imagenet-resnet18", ….
         weights: a safetensors file in PyTorch's names, as `jaxpurify convert` writes it; None for weights that are
             shipped ("photos-cnn").
 
@@ -155,8 +227,8 @@ def load_classifier(name: str, *, weights: str | os.PathLike | None = None) -> A
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the name is unknown, weights are needed, or the file is no safetensors file, truncated, of
-            another architecture, or not finite.
+        ValueError: if the name is unknown or no classifier's, weights are needed, or the file is no safetensors file,
+            truncated, of another architecture, or not finite.
 
     Example:
         >>> import jax, jaxpurify as jp
@@ -165,8 +237,31 @@ def load_classifier(name: str, *, weights: str | os.PathLike | None = None) -> A
         (2, 8)
     """
     known = architecture(name)
+    if known.kind != CLASSIFIER:
+        raise ValueError(f"{name} makes images of images and is no classifier: load it with networks.load_network")
     module = load_module(name, weights_file=weights)
-    return models.classifier(module, name=name, class_names=known.class_names, image_shape=known.image_shape)
+    return classifiers.classifier(module, name=name, class_names=known.class_names, image_shape=known.image_shape)
+
+
+def load_network(name: str, *, weights: str | os.PathLike | None = None) -> classifiers.Function:
+    """Load a registered network from images to images with its weights, for a purifier to hold.
+
+    Args:
+        name: one of `names(kind="images")`: "edsr-baseline-x2", …, "edsr-large-x4", "sesr-x2", "blind-spot".
+        weights: a safetensors file in the names of the published PyTorch networks, as `jaxpurify convert` writes it, or
+            in this library's; None for weights that are shipped.
+
+    Returns:
+        A pytree that takes images (batch, height, width, channel) in [0, 1] and returns images, not clipped.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the name is unknown or a classifier's, weights are needed, or the file is no safetensors file,
+            truncated, of another architecture, or not finite.
+    """
+    if architecture(name).kind != IMAGES:
+        raise ValueError(f"{name} is a classifier and makes no images: load it with networks.load_classifier")
+    return classifiers.of_nnx(load_module(name, weights_file=weights), name=name)
 
 
 def _read_shipped(shipped: Shipped) -> dict[str, Any]:

@@ -5,59 +5,11 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from jaxpurify.images import check_colour
-from jaxpurify.networks.convolution import Conv, Padding, convolve
-from jaxpurify.networks.weights import CONVOLUTION, LINEAR, Entry, flattened
+from jaxpurify.networks.convolution import Conv
+from jaxpurify.networks.layers import ConvNorm, conv_norm_table, conv_table, dense, linear_table, normalise
+from jaxpurify.networks.weights import Entry, flattened
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-EPSILON = 1e-5
-
-
-class ConvNorm(nnx.Module):
-    """A convolution without bias, then batch normalisation.
-
-    In evaluation mode the normalisation is folded into the kernel at each call: the weights stay what they were, so
-    training is untouched, and an activation less is written and differentiated.
-
-    Args:
-        in_features: channels of the input.
-        out_features: channels of the output.
-        kernel_size: rows and columns of the kernel.
-        strides: pixels from one output to the next.
-        padding: as in `convolve`.
-        rngs: source of the initial weights.
-
-    Source:
-        Ioffe and Szegedy 2015; epsilon 1e-5 and momentum 0.9 as in PyTorch (which writes 0.1).
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int,
-        *,
-        strides: int = 1,
-        padding: Padding = "SAME",
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.conv = Conv(
-            in_features, out_features, kernel_size, strides=strides, padding=padding, use_bias=False, rngs=rngs
-        )
-        self.norm = nnx.BatchNorm(out_features, epsilon=EPSILON, momentum=0.9, rngs=rngs)
-
-    def __call__(
-        self, images: Float[Array, "batch height width features"]
-    ) -> Float[Array, "batch new_height new_width outputs"]:
-        """Convolve and normalise (batch, height, width, in_features)."""
-        if not self.norm.use_running_average:
-            return self.norm(self.conv(images))
-        conv, norm = self.conv, self.norm
-        scale = norm.scale[...] / jnp.sqrt(norm.var[...] + norm.epsilon)  # type: ignore[index]
-        shift = norm.bias[...] - norm.mean[...] * scale  # type: ignore[index]
-        kernel = conv.kernel[...] * scale.reshape(1, 1, 1, -1)
-        normalised = convolve(images, kernel.astype(images.dtype), strides=conv.strides, padding=conv.padding)
-        return normalised + shift.astype(images.dtype).reshape(1, 1, 1, -1)
 
 
 class _OptionABlock(nnx.Module):
@@ -111,10 +63,10 @@ class CifarResNet(nnx.Module):
 
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
         """Return the logits (batch, classes) of images (batch, height, width, 3) in [0, 1]."""
-        features = nnx.relu(self.stem(_normalise(images, self.mean, self.deviation)))
+        features = nnx.relu(self.stem(normalise(images, self.mean, self.deviation)))
         for block in self.blocks:
             features = block(features)
-        return _dense(self.linear, features.mean(axis=(1, 2)))
+        return dense(self.linear, features.mean(axis=(1, 2)))
 
 
 class _PlainBlock(nnx.Module):
@@ -161,11 +113,11 @@ class CifarResNet4b(nnx.Module):
 
     def __call__(self, images: Float[Array, "batch 32 32 3"]) -> Float[Array, "batch classes"]:
         """Return the logits (batch, classes) of images (batch, 32, 32, 3) in [0, 1]."""
-        features = nnx.relu(self.stem(_normalise(images, self.mean, self.deviation)))
+        features = nnx.relu(self.stem(normalise(images, self.mean, self.deviation)))
         for block in self.blocks:
             features = block(features)
-        hidden = nnx.relu(_dense(self.hidden, features.reshape(features.shape[0], -1)))
-        return _dense(self.linear, hidden)
+        hidden = nnx.relu(dense(self.hidden, features.reshape(features.shape[0], -1)))
+        return dense(self.linear, hidden)
 
 
 def cifar_resnet_table(depth: int) -> dict[str, Entry]:
@@ -177,13 +129,13 @@ def cifar_resnet_table(depth: int) -> dict[str, Entry]:
     Returns:
         PyTorch's name → where the weight lives here and how its axes are laid out there.
     """
-    table = _conv_norm("conv1", "bn1", "stem")
+    table = conv_norm_table("conv1", "bn1", "stem")
     for number in range(3 * (depth // 6)):
         stage, block = divmod(number, depth // 6)
         theirs, ours = f"layer{stage + 1}.{block}", f"blocks.{number}"
-        table |= _conv_norm(f"{theirs}.conv1", f"{theirs}.bn1", f"{ours}.first")
-        table |= _conv_norm(f"{theirs}.conv2", f"{theirs}.bn2", f"{ours}.second")
-    return table | _linear("linear", "linear")
+        table |= conv_norm_table(f"{theirs}.conv1", f"{theirs}.bn1", f"{ours}.first")
+        table |= conv_norm_table(f"{theirs}.conv2", f"{theirs}.bn2", f"{ours}.second")
+    return table | linear_table("linear", "linear")
 
 
 def cifar_resnet4b_table() -> dict[str, Entry]:
@@ -192,42 +144,12 @@ def cifar_resnet4b_table() -> dict[str, Entry]:
     Returns:
         PyTorch's name → where the weight lives here and how its axes are laid out there.
     """
-    table = _conv("conv1", "stem")
+    table = conv_table("conv1", "stem")
     for number in range(4):
         theirs, ours = f"layer{number // 2 + 1}.{number % 2}", f"blocks.{number}"
-        table |= _conv(f"{theirs}.conv1", f"{ours}.first") | _conv(f"{theirs}.conv2", f"{ours}.second")
+        table |= conv_table(f"{theirs}.conv1", f"{ours}.first") | conv_table(f"{theirs}.conv2", f"{ours}.second")
         if number % 2 == 0:
-            table |= _conv(f"{theirs}.shortcut.0", f"{ours}.shortcut")
+            table |= conv_table(f"{theirs}.shortcut.0", f"{ours}.shortcut")
     # PyTorch flattens (channel, height, width), this library (height, width, channel).
-    hidden = _linear("linear1", "hidden") | {"linear1.weight": Entry("hidden.kernel", flattened(32, 4, 4))}
-    return table | hidden | _linear("linear2", "linear")
-
-
-def _conv(theirs: str, ours: str) -> dict[str, Entry]:
-    return {f"{theirs}.weight": Entry(f"{ours}.kernel", CONVOLUTION), f"{theirs}.bias": Entry(f"{ours}.bias")}
-
-
-def _conv_norm(conv: str, norm: str, ours: str) -> dict[str, Entry]:
-    return {
-        f"{conv}.weight": Entry(f"{ours}.conv.kernel", CONVOLUTION),
-        f"{norm}.weight": Entry(f"{ours}.norm.scale"),
-        f"{norm}.bias": Entry(f"{ours}.norm.bias"),
-        f"{norm}.running_mean": Entry(f"{ours}.norm.mean"),
-        f"{norm}.running_var": Entry(f"{ours}.norm.var"),
-    }
-
-
-def _linear(theirs: str, ours: str) -> dict[str, Entry]:
-    return {f"{theirs}.weight": Entry(f"{ours}.kernel", LINEAR), f"{theirs}.bias": Entry(f"{ours}.bias")}
-
-
-def _dense(layer: nnx.Linear, features: Array) -> Array:
-    """Apply a layer in the dtype of the features, which `nnx.Linear` does not where they are float64."""
-    bias = layer.bias[...].astype(features.dtype)  # type: ignore[index]
-    return features @ layer.kernel[...].astype(features.dtype) + bias.reshape(1, -1)
-
-
-def _normalise(images: Array, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Array:
-    check_colour(images)
-    shape = (1, 1, 1, -1)
-    return (images - jnp.array(mean, images.dtype).reshape(shape)) / jnp.array(deviation, images.dtype).reshape(shape)
+    hidden = linear_table("linear1", "hidden") | {"linear1.weight": Entry("hidden.kernel", flattened(32, 4, 4))}
+    return table | hidden | linear_table("linear2", "linear")

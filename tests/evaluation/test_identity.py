@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 import jaxpurify
 from jaxpurify import attacks
+from jaxpurify.classifiers import of_nnx
 from jaxpurify.evaluation.identity import describe, fingerprint
 from jaxpurify.models import Sequential, classifier
-from jaxpurify.purifiers import BitDepth, GaussianSmoothing, Identity
+from jaxpurify.purifiers import NCIS, BitDepth, GaussianSmoothing, Identity
 
 
 def closing_over(value):
@@ -69,9 +71,27 @@ def test_fingerprint_sees_weights_of_a_classifier():
     assert fingerprint(one) != fingerprint(other)
 
 
+class Scaled(nnx.Module):
+    def __init__(self, power):
+        self.factor, self.power = nnx.Param(jnp.float32(0.5)), power
+
+    def __call__(self, images):
+        return self.factor[...] * images**self.power
+
+
+def test_networks_of_equal_weights_differ_by_what_is_not_a_weight():
+    square, again, cube = (of_nnx(Scaled(power), name="network") for power in (2, 2, 3))
+    assert fingerprint(square) == fingerprint(cube)
+    assert describe(square) == describe(again)
+    assert describe(square) != describe(cube)
+    assert describe(NCIS(network=square)) != describe(NCIS(network=cube))
+
+
 SCRIPT = """
 import numpy as np, optax, functools
+from flax import nnx
 from jaxpurify import attacks
+from jaxpurify.classifiers import of_nnx
 from jaxpurify.evaluation.identity import describe
 weights = np.arange(3.0)
 def loss(outputs, reference):
@@ -80,6 +100,7 @@ def near(value):
     return lambda outputs, reference: outputs[:, 0] > value
 update = functools.partial(optax.sgd, momentum=0.5)
 print(describe(attacks.PGD(loss=loss, success=near(np.float32(0.5)), update=update, transformation=np.clip)))
+print(describe(of_nnx(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))))
 """
 
 

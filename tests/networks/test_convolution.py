@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from jaxpurify.networks.convolution import Conv, convolve
+from jaxpurify.networks.convolution import Conv, convolve, own_gradients
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # (height, width), kernel, strides, padding, dilation
@@ -146,6 +146,57 @@ def test_backward_pass_holds_no_convolution_that_is_slow_in_loops(strides):
         assert re.search(r"lhs_dilate = (?!\[1, 1\])", line) is None
         assert "batch_group_count = 1" in line
         assert "feature_group_count = 1" in line
+
+
+def backward_pass(images, kernel):
+    """Return what tells the two backward passes of a strided convolution apart: JAX's own spreads the cotangent."""
+
+    def total(images, kernel):
+        return jnp.sum(convolve(images, kernel, strides=2, padding=1) ** 2)
+
+    return "JAX's" if "lhs_dilation=(2, 2)" in str(jax.make_jaxpr(jax.grad(total))(images, kernel)) else "own"
+
+
+def test_the_backward_pass_is_chosen_and_the_choice_is_undone():
+    images, kernel = arrays((1, 5, 5, 1), (3, 3, 1, 1), dtype=np.float32)
+    assert backward_pass(images, kernel) == "own"
+    with own_gradients(False):
+        assert backward_pass(images, kernel) == "JAX's"
+        with own_gradients(True):
+            assert backward_pass(images, kernel) == "own"
+        assert backward_pass(images, kernel) == "JAX's"
+        with pytest.raises(KeyError), own_gradients(True):
+            raise KeyError
+        assert backward_pass(images, kernel) == "JAX's"
+    with pytest.raises(KeyError), own_gradients(False):
+        raise KeyError
+    assert backward_pass(images, kernel) == "own"
+
+
+def test_a_function_compiled_with_one_backward_pass_is_traced_anew_for_the_other():
+    images, kernel = arrays((1, 5, 5, 1), (3, 3, 1, 1), dtype=np.float32)
+    traced = []
+
+    @jax.jit
+    def function(images):
+        traced.append(backward_pass(images, kernel))
+        return images
+
+    function(images)
+    with own_gradients(False):
+        function(images)
+    function(images)
+    assert traced == ["own", "JAX's"]
+
+
+@pytest.mark.usefixtures("x64")
+def test_both_backward_passes_give_the_same_gradients():
+    images, kernel = arrays((2, 8, 7, 3), (3, 3, 3, 4))
+    ours = value_and_gradients(convolve, images, kernel, strides=2, padding=1)
+    with own_gradients(False):
+        theirs = value_and_gradients(convolve, images, kernel, strides=2, padding=1)
+    for got, want in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
 
 
 def test_gradient_to_images_alone_keeps_no_images():

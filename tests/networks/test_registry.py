@@ -7,20 +7,30 @@ from safetensors.numpy import save_file
 from jaxpurify import networks
 from jaxpurify.networks import registry, weights
 
-EXTERNAL = [name for name in networks.names() if registry.architecture(name).shipped is None]
+# What the others of their family do not tell already.
+SLOW = {"cifar-resnet44", "cifar-resnet56", "cifar-resnet110", "imagenet-resnet34", "imagenet-resnet50"}
+SLOW |= {"edsr-large-x2", "edsr-large-x3", "edsr-large-x4"}
+EXTERNAL = [name for name in networks.names(kind=None) if registry.architecture(name).shipped is None]
 
 
 def random_state(name, seed=0):
     """A state dict of an architecture in its own names, small enough that logits stay finite."""
     architecture = registry.architecture(name)
-    shapes = weights.expected_shapes(architecture.abstract(), architecture.table())
+    module = architecture.abstract()
+    shapes = weights.expected_shapes(module, architecture.names_of(module))
     random = np.random.default_rng(seed)
     return {key: random.uniform(0.01, 0.1, shape).astype(np.float32) for key, shape in shapes.items()}
 
 
 def test_names_are_those_of_the_design():
     resnets = {f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110)}
+    resnets |= {f"imagenet-resnet{depth}" for depth in (18, 34, 50)}
     assert set(networks.names()) == {"photos-cnn", "cifar-resnet4b"} | resnets
+    upscalers = {f"edsr-{size}-x{scale}" for size in ("baseline", "large") for scale in (2, 3, 4)}
+    assert set(networks.names(kind="images")) == {"sesr-x2", "blind-spot"} | upscalers
+    assert set(networks.names(kind=None)) == {*networks.names(), *networks.names(kind="images")}
+    with pytest.raises(ValueError, match='kind must be "classifier", "images" or None, got \'detector\''):
+        networks.names(kind="detector")
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-resnet4b"])
@@ -57,12 +67,16 @@ def test_a_network_of_fixed_size_refuses_another(tmp_path):
         classifier(jnp.zeros((1, 64, 64, 3)))
 
 
-@pytest.mark.parametrize("name", EXTERNAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXTERNAL]
+)
 def test_every_table_names_every_weight_and_identifies_its_network(name):
     architecture = registry.architecture(name)
-    shapes = weights.expected_shapes(architecture.abstract(), architecture.table())
-    assert registry.identify(shapes) == name
-    assert registry.identify({key: shape for key, shape in shapes.items() if not key.endswith("bias")}) is None
+    module = architecture.abstract()
+    for table in (architecture.names_of(module), weights.own_table(module)):
+        shapes = weights.expected_shapes(module, table)
+        assert registry.identify(shapes) == name
+        assert registry.identify({key: shape for key, shape in shapes.items() if not key.endswith("bias")}) is None
 
 
 def test_weights_of_another_network_are_named(tmp_path):
@@ -73,8 +87,26 @@ def test_weights_of_another_network_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", EXTERNAL)
 def test_networks_without_shipped_weights_ask_for_them(name):
+    load = networks.load_classifier if name in networks.names() else networks.load_network
     with pytest.raises(ValueError, match=f"{name} comes without weights: pass weights="):
-        networks.load_classifier(name)
+        load(name)
+
+
+def test_an_image_network_is_loaded_from_a_file(tmp_path):
+    save_file(random_state("blind-spot"), tmp_path / "a.safetensors")
+    network = networks.load_network("blind-spot", weights=tmp_path / "a.safetensors")
+    module = networks.load_module("blind-spot", weights_file=tmp_path / "a.safetensors")
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 8, 8, 3)), jnp.float32)
+    purified = jax.jit(lambda network, images: network(images))(network, images)
+    assert network.name == "blind-spot"
+    np.testing.assert_allclose(purified, jax.jit(lambda images: module(images))(images), rtol=1e-5)
+
+
+def test_networks_of_one_kind_are_not_loaded_as_the_other():
+    with pytest.raises(ValueError, match=r"sesr-x2 makes images of images .* load it with networks\.load_network"):
+        networks.load_classifier("sesr-x2")
+    with pytest.raises(ValueError, match=r"photos-cnn is a classifier .* load it with networks\.load_classifier"):
+        networks.load_network("photos-cnn")
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
