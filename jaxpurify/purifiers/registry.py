@@ -11,6 +11,7 @@ from jaxpurify.purifiers.gaussian_noise import GaussianNoise
 from jaxpurify.purifiers.identity import Identity
 from jaxpurify.purifiers.jpeg import JPEG
 from jaxpurify.purifiers.median import Median
+from jaxpurify.purifiers.ncis import NCIS, BlindSpot
 from jaxpurify.purifiers.non_local_means import NonLocalMeans
 from jaxpurify.purifiers.pixel_deflection import PixelDeflection
 from jaxpurify.purifiers.quilting import Quilting
@@ -18,13 +19,17 @@ from jaxpurify.purifiers.random_crop import RandomCrop
 from jaxpurify.purifiers.random_resizing import RandomResizing
 from jaxpurify.purifiers.resizing import Resizing
 from jaxpurify.purifiers.smoothing import GaussianSmoothing
+from jaxpurify.purifiers.super_resolution import SuperResolution
 from jaxpurify.purifiers.total_variation import RandomPixelTotalVariation, TotalVariation
 from jaxpurify.purifiers.wavelet import WaveletDenoising
 
 PURIFIERS: dict[str, type] = {
     "none": Identity,
     "gaussian-smoothing": GaussianSmoothing,
+    "ncis": NCIS,
+    "blind-spot": BlindSpot,
     "wavelet": WaveletDenoising,
+    "super-resolution": SuperResolution,
     "frequency-mask": RandomFrequencyMask,
     "low-pass": LowPass,
     "jpeg": JPEG,
@@ -47,7 +52,7 @@ def names() -> dict[str, type]:
     """Return the registered purifiers.
 
     Returns:
-        Classes by name.
+        Classes by name. One with a ``pretrained`` is constructed by it.
     """
     return dict(PURIFIERS)
 
@@ -62,6 +67,7 @@ def make(text: str) -> Any:
         The purifier.
 
     Raises:
+        FileNotFoundError: if weights are asked for that are not there.
         ValueError: if a name or value does not fit.
     """
     stages = [specification.make(part, PURIFIERS, kind="purifier") for part in text.split("+")]
