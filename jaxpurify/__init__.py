@@ -9,6 +9,7 @@ from jaxpurify import metrics as metrics
 from jaxpurify import networks as networks
 from jaxpurify import purifiers as purifiers
 from jaxpurify import testing as testing
+from jaxpurify import training as training
 from jaxpurify import transforms as transforms
 from jaxpurify.detectors import Detector as Detector
 from jaxpurify.detectors import FeatureSqueezing as FeatureSqueezing

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ COMMANDS = {
     "purify": "purify an image file, or a folder of images",
     "attack": "write attacked images, to show to other models",
     "detect": "measure how well feature squeezing detects attacked images",
+    "train": "train a super-resolution, blind-spot or surrogate network, or a classifier",
     "convert": "turn a PyTorch checkpoint into weights that jaxpurify loads",
     "report": "draw the report of an evaluation again from its folder",
     "gallery": "draw a photograph before and after every purifier",
@@ -31,7 +33,7 @@ Start with
   jaxpurify COMMAND --help            the options of a command
   jaxpurify --version
 """
-RESUMABLE = ("evaluate", "purify")
+RESUMABLE = ("evaluate", "purify", "train")
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -47,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 on bad input, 130 on an interruption.
     """
     command, *options = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        return _returned(command, options)
+
+
+def _returned(command: str, options: list[str]) -> int:
+    """Run a command, and turn what ends it into an exit code."""
     try:
         code = _run(command, options)
         sys.stdout.flush()
@@ -78,8 +87,14 @@ def _run(command: str, options: list[str]) -> int:
     if command not in COMMANDS:
         raise ValueError(f"unknown command {command!r}, expected one of: {', '.join(COMMANDS)}")
     name = "catalogue" if command == "list" else command  # a submodule named list would hide the builtin
-    function = getattr(importlib.import_module(f"jaxpurify.cli.{name}"), name)
-    return _parsed(function, command, options)
+    module = importlib.import_module(f"jaxpurify.cli.{name}")
+    if command == "train":  # it has commands of its own
+        kind, *options = options or ["--help"]
+        if kind in ("-h", "--help"):
+            print(module.overview())
+            return 0
+        return _parsed(module.kind(kind), f"{command} {kind}", options)
+    return _parsed(getattr(module, name), command, options)
 
 
 def _parsed(function: Callable[..., int], command: str, options: list[str]) -> int:
@@ -109,6 +124,12 @@ def _about(function: Callable) -> str:
     text = re.split(r"\n\n(?:Args|Returns):", inspect.cleandoc(function.__doc__ or ""))[0]
     paragraphs = text.split("\n\n")
     return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: object, **options: object) -> None:
+    """Show a warning of ours as one line; what other libraries warn of is for developers."""
+    if category is UserWarning:
+        _say(" ".join(str(message).split()))
 
 
 def _say(sentence: str) -> None:

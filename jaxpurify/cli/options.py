@@ -106,17 +106,15 @@ class Input:
 
 @joined
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Machine:
-    """How it is computed; results do not depend on it.
+class Devices:
+    """Where it is computed.
 
     Args:
-        batch_size: Images that one device works on at a time.
         devices: How many devices to use: all (on a CPU, each core is one), or a number.
         no_cache: Do not keep compiled programs in ~/.cache/jaxpurify, from where a second run takes them.
         quiet: Show no progress bar.
     """
 
-    batch_size: int = 64
     devices: Annotated[str, conf.arg(metavar="all|INT")] = "all"
     no_cache: Flag = False
     quiet: Flag = False
@@ -130,8 +128,6 @@ class Machine:
         Raises:
             ValueError: if they are neither "all" nor a number.
         """
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size must be at least 1, got {self.batch_size}")
         if self.devices != "all" and not self.devices.isdecimal():
             raise ValueError(f"--devices must be all or a number, got {self.devices!r}")
         start(cache=not self.no_cache)
@@ -141,6 +137,31 @@ class Machine:
     def progress(self) -> bool | None:
         """Whether to show a progress bar; None leaves it to the terminal."""
         return False if self.quiet else None
+
+
+@joined
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine(Devices):
+    """How it is computed; results do not depend on it.
+
+    Args:
+        batch_size: Images that one device works on at a time.
+    """
+
+    batch_size: int = 64
+
+    def start(self) -> str | int:
+        """Start JAX.
+
+        Returns:
+            The devices, as ``jaxpurify.evaluate`` takes them.
+
+        Raises:
+            ValueError: if they are neither "all" nor a number, or the batch is empty.
+        """
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, got {self.batch_size}")
+        return super().start()
 
 
 def purifiers(texts: Sequence[str]) -> dict[str, Any]:

@@ -128,6 +128,22 @@ def held_out_cells(height: int, width: int) -> np.ndarray:
 
 
 @functools.cache
+def photographs() -> tuple[np.ndarray, ...]:
+    """Read all photographs whole, the larger two reduced, as they are.
+
+    Patches of both splits of the data set are parts of them: what is trained on them is not to be scored on either.
+
+    Returns:
+        For each photograph ``uint8`` of shape ``(height, width, 3)``.
+
+    Raises:
+        ValueError: if scikit-image's files are not there.
+    """
+    read = [(_read(photograph), photograph.reduction**2) for photograph in PHOTOGRAPHS]
+    return tuple(np.rint(sums / pixels).astype(np.uint8) for sums, pixels in read)
+
+
+@functools.cache
 def balanced_photographs() -> tuple[np.ndarray, ...]:
     """Read all photographs and match each channel to the mean quantile function of all.
 

@@ -1,0 +1,377 @@
+"""The one training loop: any task, deterministic, resumable to the bit."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jaxpurify import parallel
+from jaxpurify.classifiers import Function
+from jaxpurify.environment import environment
+from jaxpurify.evaluation.identity import describe
+from jaxpurify.files import write_json
+from jaxpurify.keys import check_key
+from jaxpurify.networks import weights
+from jaxpurify.progress import Progress
+from jaxpurify.training.checkpoints import Checkpoints
+from jaxpurify.training.interruption import Interruption
+from jaxpurify.training.journal import Journal
+from jaxpurify.training.programs import Programs, State
+from jaxpurify.training.recipe import Recipe
+from jaxpurify.training.sampling import CROPS, HELD_OUT, generator, rows, seed_of
+from jaxpurify.training.task import Batch, Task
+
+AHEAD = 3  # batches that are cut and sent to the devices before they are needed
+EARLY = (1, 10, 100)  # steps whose samples are drawn besides those at every score
+SHOWN = 4  # examples of a figure of samples
+SCORED = 128  # examples held out that are scored, at most
+
+
+class Trained(NamedTuple):
+    """What a training run made.
+
+    Args:
+        module: the finished network, in evaluation mode.
+        function: the same as a pytree callable, for purifiers.
+        records: the lines of ``metrics.jsonl``.
+        run: the run folder.
+    """
+
+    module: nnx.Module
+    function: Function
+    records: list[dict[str, Any]]
+    run: Path
+
+
+def fit(
+    task: Task,
+    data: Any,
+    *,
+    steps: int,
+    run: str | os.PathLike,
+    key: Array,
+    recipe: Recipe | None = None,
+    held_out: Any = None,
+    devices: Any = None,
+    progress: bool | None = None,
+) -> Trained:
+    """Train a network; the same call goes on where a run that was killed stopped, and gives what an unbroken one gives.
+
+    The run folder receives ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``curve.png``, ``samples/``,
+    ``checkpoints/`` and, at the end, ``weights.safetensors`` (the averaged weights of the finished network).
+
+    Args:
+        task: what is trained.
+        data: what it is trained on: ``"photos"``, a folder, an ``.npz`` file, the name of a data set, a ``Dataset`` or
+            arrays, as the task takes it.
+        steps: number of optimiser steps.
+        run: the run folder.
+        key: one typed key, from which weights, order, crops and noise follow.
+        recipe: batch, optimiser, schedule, precision, and what is kept when.
+        held_out: data to score on; by default the recipe's share of ``data``, which is then not trained on.
+        devices: None (one device), ``"all"``, a number, or devices: the batch is divided over them.
+        progress: whether to show a bar; by default where standard error is a terminal.
+
+    Returns:
+        The finished network and the records.
+
+    Raises:
+        OSError: if a checkpoint cannot be written; the last one is kept.
+        ValueError: if the data do not fit the task, the folder holds another run, a checkpoint is damaged, or the loss
+            is no longer finite.
+
+    Example:
+        >>> import jax, jaxpurify as jp, tempfile
+        >>> task = jp.training.SuperResolution(features=4, blocks=1, patch=8)
+        >>> recipe = jp.training.Recipe(batch_size=2)
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> trained = jp.training.fit(task, "photos", steps=2, run=folder.name, key=jax.random.key(0), recipe=recipe)
+        >>> trained.function(jax.numpy.zeros((1, 8, 8, 3))).shape
+        (1, 16, 16, 3)
+    """
+    options: dict[str, Any] = {"held_out": held_out, "devices": devices, "progress": progress}
+    return Run(task, data, steps=steps, run=run, key=key, recipe=recipe, **options).finish()
+
+
+class Run:
+    """Read the data of a training, and make its folder or check that it is the same training's.
+
+    Its arguments are those of ``fit``.
+
+    Attributes:
+        examples: the rows that are trained on.
+        scored: the rows that are scored on.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: Any,
+        *,
+        steps: int,
+        run: str | os.PathLike,
+        key: Array,
+        recipe: Recipe | None = None,
+        held_out: Any = None,
+        devices: Any = None,
+        progress: bool | None = None,
+    ):
+        check_key(key)
+        recipe = recipe or Recipe()
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
+        if not isinstance(task, Task):
+            raise TypeError(f"task must be a jaxpurify.training.Task such as BlindSpot(), got {type(task).__name__}")
+        self.task, self.steps, self.run, self.key, self.recipe = task, steps, Path(run), key, recipe
+        self.progress, self.seed = progress, seed_of(key)
+        self.placement = parallel.placement(devices)
+        part = recipe.batch_size // recipe.accumulate
+        if part % self.placement.count:
+            raise ValueError(
+                f"a part of the batch has {part} examples, which {self.placement.count} devices cannot share: choose a "
+                f"batch_size that is a multiple of {self.placement.count * recipe.accumulate}"
+            )
+        self.source = task.prepare(data)
+        self.examples, self.scored, self.scored_source = self._split(held_out)
+        self._begin(data)
+        self.programs = Programs(task, recipe, steps=steps, rngs=nnx.Rngs(key), placement=self.placement)
+
+    def _split(self, held_out: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Return the rows to train on, those to score on, and where the latter are."""
+        total = len(self.source)
+        if held_out is not None:
+            source = self.task.prepare(held_out)
+            return np.arange(total), np.arange(len(source))[:SCORED], source
+        order = generator(self.seed, HELD_OUT).permutation(total)
+        count = round(self.recipe.held_out * total)
+        if count == total:
+            raise ValueError(
+                f"held_out of {self.recipe.held_out} leaves none of {total} examples to train on: lower it"
+            )
+        return np.sort(order[count:]), order[:count][:SCORED], self.source
+
+    def _begin(self, data: Any) -> None:
+        """Make the run folder, or refuse one that holds another run."""
+        arguments = {
+            "task": {"name": type(self.task).__name__} | _described(self.task),
+            "recipe": dataclasses.asdict(self.recipe),
+            "steps": self.steps,
+            "key": list(self.seed),
+            "data": {"examples": len(self.source), "sha256": self._fingerprint()},
+        }
+        arguments = json.loads(json.dumps(arguments))
+        config = self.run / "config.json"
+        if not config.is_file():
+            name = str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+            write_json(config, {"arguments": arguments, "from": name, "environment": environment()})
+            return
+        try:
+            before = json.loads(config.read_text(encoding="utf-8"))["arguments"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{config} cannot be read ({error}): choose another folder") from None
+        other = [name for name in arguments if arguments[name] != before.get(name)]
+        if other:
+            raise ValueError(
+                f"run folder {self.run} holds a training with other {', '.join(other)}: give the same arguments to go "
+                f"on with it, or choose another folder"
+            )
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for source, which in ((self.source, self.examples), (self.scored_source, self.scored)):
+            # One crop of each of the first examples: telling other data apart does not need all of them.
+            found = self.task.batch(source, which[:16], generator((0,), CROPS)) if len(which) else {}
+            for values in (which, *found.values()):
+                digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def finish(self) -> Trained:
+        """Train from the last checkpoint to the end.
+
+        Returns:
+            The finished network and the records.
+        """
+        state = self.programs.start
+        checkpoints = Checkpoints(
+            self.run / "checkpoints",
+            keep=self.recipe.keep,
+            metric=self.task.metric,
+            greater_is_better=self.task.greater_is_better,
+        )
+        try:
+            if checkpoints.last is not None:
+                state = checkpoints.restore(state)
+            with Journal(self.run, step=int(state.step)) as journal:
+                state = self._steps(state, checkpoints, journal)
+                journal.curve()
+                return self._trained(state, journal)
+        finally:
+            checkpoints.close()
+
+    def _steps(self, state: State, checkpoints: Checkpoints, journal: Journal) -> State:
+        done, recipe = int(state.step), self.recipe
+        saved, since, first = done, time.perf_counter(), done
+        # Measures saved in the middle of a line of the log are counted in it, and their time is not.
+        waiting: list[dict[str, Any]] = list(checkpoints.waiting())
+        title = f"training {self.task.__class__.__name__}"
+        with (
+            Progress(title, self.steps, enabled=self.progress) as bar,
+            self._ahead(done) as batches,
+            Interruption() as interruption,
+        ):
+            bar.advance(done)
+            for parts, keys in batches:
+                state, measures = self.programs.advance(state, parts, keys)
+                done += 1
+                waiting.append(measures)
+                bar.advance()
+                last, scores = done == self.steps, None
+                if done % recipe.log_every == 0 or last:
+                    means = _means(self._measured(waiting, done, saved))
+                    rate = (done - first) * recipe.batch_size / (time.perf_counter() - since)
+                    step_size = float(recipe.step_sizes(self.steps)(done - 1))
+                    journal.write("train", done, means | {"step_size": step_size, "images_per_second": rate})
+                    bar.describe(f"{title}: {shown(means)}, {rate:.0f} images/s")
+                    waiting = []
+                if done % recipe.score_every == 0 or last:
+                    scores = self._score(state, done, journal)
+                    journal.curve()
+                if done % recipe.score_every == 0 or last or done in EARLY:
+                    journal.samples(done, self._samples(state))
+                if done % recipe.save_every == 0 or last or interruption.asked:
+                    waiting = self._measured(waiting, done, saved)
+                    checkpoints.save(done, state, scores, waiting=waiting)
+                    saved = done
+                if interruption.asked and not last:
+                    raise KeyboardInterrupt
+                if not waiting:
+                    since, first = time.perf_counter(), done
+        return state
+
+    @property
+    def _parts(self) -> int:
+        return self.recipe.accumulate
+
+    def _batch(self, step: int) -> tuple[list[Batch], list[Array]]:
+        """Cut the batch of a step and send it to the devices."""
+        size = self.recipe.batch_size
+        chosen = self.examples[rows(self.seed, first=step * size, count=size, total=len(self.examples))]
+        batch = self.task.batch(self.source, chosen, generator(self.seed, CROPS, step))
+        part = size // self._parts
+        parts = [
+            self.placement.put({name: values[first : first + part] for name, values in batch.items()})
+            for first in range(0, size, part)
+        ]
+        own = jax.random.fold_in(self.key, step)
+        return parts, [jax.random.fold_in(own, number) for number in range(self._parts)]
+
+    def _ahead(self, first: int) -> "_Ahead":
+        return _Ahead(self._batch, range(first, self.steps))
+
+    def _measured(self, waiting: list[dict[str, Any]], done: int, saved: int) -> list[dict[str, float]]:
+        """Fetch the measures of the last steps, and refuse a loss that is no number."""
+        fetched = [{name: float(value) for name, value in each.items()} for each in jax.device_get(waiting)]
+        for number, measures in enumerate(fetched):
+            if not (np.isfinite(measures["loss"]) and np.isfinite(measures["gradient_norm"])):
+                step = done - len(fetched) + number + 1
+                kept = f"the checkpoint of step {saved} is kept in {self.run}" if saved else "no checkpoint was written"
+                raise ValueError(
+                    f"the loss or its gradient is no longer finite at step {step}: choose a smaller learning_rate, or "
+                    f"a smaller clip; {kept}"
+                )
+        return fetched
+
+    def _score(self, state: State, done: int, journal: Journal) -> dict[str, float] | None:
+        if not len(self.scored):
+            return None
+        size, found = min(self.recipe.batch_size, len(self.scored)), []
+        size = -(-size // self.placement.count) * self.placement.count
+        for first in range(0, len(self.scored), size):
+            which = self.scored[first : first + size]
+            filled = np.concatenate([which, np.full(size - len(which), which[0], which.dtype)])
+            batch = self.task.scored_batch(self.scored_source, filled, generator(self.seed, HELD_OUT, first))
+            key = jax.random.fold_in(jax.random.fold_in(self.key, self.steps), first)
+            scores = self.programs.evaluated(self.programs.score, state, self.placement.put(batch), key)
+            found.append({name: np.asarray(values)[: len(which)] for name, values in scores.items()})
+        means = {name: float(np.mean(np.concatenate([each[name] for each in found]))) for name in found[0]}
+        journal.write("held out", done, means)
+        return means
+
+    def _samples(self, state: State) -> dict[str, np.ndarray]:
+        source, which = (self.scored_source, self.scored) if len(self.scored) else (self.source, self.examples)
+        which = np.resize(which, SHOWN)
+        batch = self.task.scored_batch(source, which, generator(self.seed, HELD_OUT, 0))
+        key = jax.random.fold_in(self.key, self.steps)
+        panels = self.programs.evaluated(self.programs.panels, state, jax.device_put(batch), key)
+        return {title: np.asarray(images) for title, images in panels.items()}
+
+    def _trained(self, state: State, journal: Journal) -> Trained:
+        module = self.task.finished(self.programs.module(state))
+        module.eval()
+        weights.save(module, self.run / "weights.safetensors", metadata={"task": type(self.task).__name__})
+        return Trained(module, self.task.function(module), journal.records, self.run)
+
+
+class _Ahead:
+    """Compute the next few batches while the devices are busy with this one; a context manager and an iterator."""
+
+    def __init__(self, batch: Any, steps: range):
+        self._batch, self._steps = batch, steps
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches")
+
+    def __enter__(self) -> Iterator[Any]:
+        return self._batches()
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _batches(self) -> Iterator[Any]:
+        waiting = [self._pool.submit(self._batch, step) for step in self._steps[:AHEAD]]
+        for step in self._steps:
+            current = waiting.pop(0)
+            if step + AHEAD in self._steps:
+                waiting.append(self._pool.submit(self._batch, step + AHEAD))
+            yield current.result()
+
+
+def _described(task: Task) -> dict[str, Any]:
+    """Return the fields of a task as JSON can hold them, the same in every process."""
+    fields: Any = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
+    values = {field.name: getattr(task, field.name) for field in fields}
+    return {
+        name: value if isinstance(value, int | float | str | None) else _text(value) for name, value in values.items()
+    }
+
+
+def _text(value: Any) -> str:
+    # A purifier may hold arrays, of which `repr` shows a part only: they enter as hashes.
+    return repr(value) if isinstance(value, tuple) else describe(value)
+
+
+def _means(measured: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([measures[name] for measures in measured])) for name in measured[0]}
+
+
+def shown(means: dict[str, Any]) -> str:
+    """Return measures in a few words.
+
+    Args:
+        means: the loss and other measures by name.
+
+    Returns:
+        The loss, and the PSNR or accuracy where they are measured.
+    """
+    words = [f"loss {means['loss']:.4f}"]
+    words += [f"PSNR {means['psnr']:.2f} dB"] if "psnr" in means else []
+    words += [f"accuracy {means['accuracy']:.1%}"] if "accuracy" in means else []
+    return ", ".join(words)
