@@ -1,19 +1,13 @@
 """The study of the strong attacks, on a few photographs."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "experiments/attack_suite.py"
-
 
 @pytest.fixture(scope="module")
-def study():
-    spec = importlib.util.spec_from_file_location("attack_suite", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def study(load_study):
+    return load_study("attack_suite")
 
 
 def test_default_arguments_are_the_papers(study):

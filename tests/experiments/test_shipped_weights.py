@@ -1,0 +1,52 @@
+"""The recipes of the shipped weights, and their cards."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from jaxpurify import datasets, images, networks
+from jaxpurify.networks import registry
+from jaxpurify.training import Recipe, SuperResolution
+
+SHIPPED = registry.__file__.replace("registry.py", "shipped/")
+
+
+@pytest.fixture(scope="module")
+def study(load_study):
+    return load_study("shipped_weights")
+
+
+def test_every_recipe_is_of_a_registered_network(study):
+    assert set(study.RECIPES) == set(study.MEASURES) <= set(networks.names(kind="images"))
+
+
+@pytest.mark.parametrize("name", [name for name, known in registry.ARCHITECTURES.items() if known.shipped])
+def test_card_and_registry_name_the_file_that_is_there(name):
+    shipped = registry.architecture(name).shipped
+    with open(SHIPPED + shipped.file, "rb") as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    with open(SHIPPED + shipped.file.replace(".safetensors", ".md"), encoding="utf-8") as file:
+        card = file.read()
+    assert digest == shipped.sha256
+    assert digest in card
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lenient")
+def test_a_small_recipe_is_trained_measured_and_described(study, tmp_path, monkeypatch):
+    task, recipe = SuperResolution(patch=8), Recipe(batch_size=2)
+    monkeypatch.setitem(study.RECIPES, "sesr-x2", (task, 2, recipe))
+    monkeypatch.setattr(study, "SETS", ("Set",))
+    (tmp_path / "sets/Set/image_SRF_2").mkdir(parents=True)
+    (tmp_path / "photographs").mkdir()
+    high = np.rint(datasets.load("photos", limit=1).images[0] * 255).astype(np.uint8)
+    images.write(tmp_path / "sets/Set/image_SRF_2/img_001_SRF_2_HR.png", high)
+    images.write(tmp_path / "sets/Set/image_SRF_2/img_001_SRF_2_LR.png", high[::2, ::2])
+    for number in range(3):
+        images.write(tmp_path / f"photographs/{number}.png", high)
+    config = study.Config("sesr-x2", tmp_path / "photographs", tmp_path / "run", benchmarks=tmp_path / "sets")
+    study.main(config)
+    card = (tmp_path / "run/sesr-x2.md").read_text()
+    assert "Set (1 images), luma PSNR" in card
+    assert hashlib.sha256((tmp_path / "run/sesr-x2.safetensors").read_bytes()).hexdigest() in card
