@@ -2,13 +2,13 @@
 
 ``python -m benchmarks.image_networks [images] [size]``. A bare convolution is XLA's, at the shape that it has in the
 network, in the faster of two layouts; a bare kernel of the blind-spot network is the whole square under its mask, as
-PyTorch computes it. The networks get random weights.
+PyTorch computes it, and another row has the taps that are left. The networks get random weights.
 """
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from jax.extend.core import jaxprs_in_params
 
 from benchmarks.timing import Row, interleaved, table
 from jaxpurify import parallel, training
-from jaxpurify.networks.blind_spot import BlindSpotNetwork
+from jaxpurify.networks.blind_spot import AROUND, KNIGHT_RECTANGLES, BlindSpotNetwork
 from jaxpurify.networks.convolution import own_gradients
 from jaxpurify.networks.edsr import EDSR
 from jaxpurify.networks.sesr import SESR
@@ -85,19 +85,39 @@ def masked_convolutions(module, images) -> Counter:
     )
 
 
-def network_rows(name, module, bare, images, *, peer=None, target=1.1):
+def computed_convolutions(module, images) -> Counter:
+    """Count the convolutions of a blind-spot network that are left without the taps under its masks."""
+    of, width = images.shape[:3], module.width
+    return Counter(
+        {
+            Bare(*of, len(AROUND) * module.channels, width, 1): 1,
+            Bare(*of, width, width, 2, 4): len(KNIGHT_RECTANGLES),  # of (4, 2) and (2, 4), which cost the same
+            Bare(*of, width, width, 2, 6): module.layers - 2,
+            Bare(*of, width, width, 1): 3 * module.layers + 1,
+            Bare(*of, width, module.channels, 1): 1,
+        }
+    )
+
+
+def network_rows(name, module, bare, images, *, peer=None, computed=None, target=1.1):
     """Time a network's forward pass, its bare convolutions and, where there is one, PyTorch's forward pass."""
     graph, state = nnx.split(module)
     forward = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     functions = {"network": lambda: forward(state, images)}
-    functions |= {(conv, layout): conv.run(layout) for conv in bare for layout in LAYOUTS}
+    functions |= {(conv, layout): conv.run(layout) for conv in bare | (computed or bare) for layout in LAYOUTS}
     if peer is not None:
         functions["PyTorch"] = peer
     seconds = interleaved(functions, REPEATS)
-    total = sum(count * min(seconds[conv, layout] for layout in LAYOUTS) for conv, count in bare.items())
+
+    def sum_of(counted):
+        return sum(count * min(seconds[conv, layout] for layout in LAYOUTS) for conv, count in counted.items())
+
+    total = sum_of(bare)
     yield Row(f"{name}, forward", 1e3 * seconds["network"], "ms")
     yield Row(f"{name}, its bare convolutions", 1e3 * total, "ms")
     yield Row(f"{name}, forward / bare convolutions", seconds["network"] / total, at_most=target)
+    if computed is not None:
+        yield Row(f"{name}, forward / convolutions without masked taps", seconds["network"] / sum_of(computed))
     if peer is not None:
         yield Row(f"{name}, PyTorch", 1e3 * seconds["PyTorch"], "ms")
         yield Row(f"{name}, PyTorch / ours", seconds["PyTorch"] / seconds["network"])
@@ -112,12 +132,11 @@ def pytorch(module, images):
 
     torch.set_num_threads(os.cpu_count() or 1)
     if isinstance(module, BlindSpotNetwork):
-        peer: torch.nn.Module = Network(module.channels, module.width, module.layers)
+        peer: Callable = Network(module.channels, module.width, module.layers)
     elif isinstance(module, EDSR):
-        peer = PyTorchEDSR(module.scale)
+        peer = PyTorchEDSR(module.scale).eval().to(memory_format=torch.channels_last)
     else:
         return None
-    peer = peer.eval().to(memory_format=torch.channels_last)
     planar = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)  # a view, which is PyTorch's channels_last
 
     def forward():
@@ -181,7 +200,8 @@ def main():
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(batch, size, size, 3)), jnp.float32)
     print(f"{batch} images of {size}×{size}; devices: {jax.devices()}; {os.cpu_count()} cores")
     for name, (module, bare) in networks(images).items():
-        table(network_rows(name, module, bare, images, peer=pytorch(module, images)))
+        computed = computed_convolutions(module, images) if isinstance(module, BlindSpotNetwork) else None
+        table(network_rows(name, module, bare, images, peer=pytorch(module, images), computed=computed))
     for name, task in TASKS.items():
         table(training_rows(name, task, batch))
 

@@ -141,10 +141,11 @@ Weights of `jaxpurify.networks.{architecture}`, {parameters:,} parameters, {macs
 Written by `experiments/shipped_weights.py`; SHA-256 of `{file}`:
 `{digest}`.
 
-**Command.** `python experiments/shipped_weights.py --network {name} --photographs FOLDER --run RUN --seed {seed}`
+**Command.** `python experiments/shipped_weights.py --network {name} --photographs FOLDER --run RUN --seed {seed}
+--benchmarks SETS --output jaxpurify/networks/shipped`
 
 **Recipe.** `{task}`, {steps:,} steps of `{recipe}`. Nothing was selected: the number of steps was fixed, and these are
-the last averaged weights. Trained on {where} (no accelerator).
+the last averaged weights. Trained on {where}.
 
 **Data.** The 300 photographs of the development set of the NIPS 2017 competition on adversarial attacks and defences,
 299×299 pixels each, all published by their photographers under CC-BY 2.0; the set's own table names the author and the
@@ -173,11 +174,6 @@ def card(config: Config, network: Any, module: Any, figures: Figures, content: b
         Markdown.
     """
     task, steps, recipe = RECIPES[config.network]
-    changed = [
-        f"{field.name}={getattr(recipe, field.name)!r}"
-        for field in dataclasses.fields(recipe)
-        if getattr(recipe, field.name) != field.default
-    ]
     return CARD.format(
         name=config.network,
         architecture=type(module).__name__,
@@ -188,7 +184,7 @@ def card(config: Config, network: Any, module: Any, figures: Figures, content: b
         seed=config.seed,
         task=task,
         steps=steps,
-        recipe=f"Recipe({', '.join(changed)})",
+        recipe=recipe,
         where=environment()["device"],
         figures="\n".join(f"| {what} | {figure} |" for what, figure in figures.items()) or "| none measured | |",
     )

@@ -262,11 +262,15 @@ def _next(kind: str, task: Any, where: Where, weights: Path) -> str:
     """Return a command that uses the weights, if there is one."""
     if kind == "classifier":
         return f"jaxpurify evaluate --data {where.data} --classifier {task.network_name} --weights {weights}"
-    if kind == "blind-spot" and (task.layers, task.width) == (8, 32):
-        return f"jaxpurify purify photo.png clean.png --purifier ncis:weights={weights}"
+    sizes = {(8, 32): "", (8, 64): "network=blind-spot-8x64,", (17, 64): "network=blind-spot-17x64,"}
+    if kind == "blind-spot" and (task.layers, task.width) in sizes:
+        named = sizes[task.layers, task.width]
+        return f"jaxpurify purify photo.png clean.png --purifier ncis:{named}weights={weights}"
+    if kind == "surrogate" and (task.width, task.blocks) == (32, 4):
+        return f'jaxpurify.networks.load_network("imitation", weights="{weights}") in Python (docs/surrogates.md)'
     if kind == "super-resolution" and task.features is None and task.blocks is None:
         network = "small" if task.network_name == "sesr" else task.network_name
         scale = "" if task.scale == 2 else f",scale={task.scale}"
         purifier = f"super-resolution:network={network}{scale},weights={weights}"
         return f"jaxpurify purify photo.png large.png --purifier {purifier}"
-    return "jaxpurify.training.fit, called in Python as here, returns it as a function at once (docs/training.md)"
+    return "jaxpurify.networks.weights.load, into a network of this size made in Python (docs/training.md)"

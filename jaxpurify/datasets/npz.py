@@ -49,7 +49,22 @@ def load(*, path: str | os.PathLike, limit: int | None = None) -> Dataset:
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_images(path: str | os.PathLike) -> np.ndarray:
+    """Read the images alone of a NumPy ``.npz`` file, which needs no labels then.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its array ``images``, as it is.
+
+    Raises:
+        ValueError: if the file is missing, damaged or has no such array.
+    """
+    return _read(Path(path), needed=("images",))["images"]
+
+
+def _read(path: Path, *, needed: tuple[str, ...] = NEEDED) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(
             f"{path} {'is a folder, expected a file' if path.exists() else 'does not exist: check the path'}"
@@ -58,13 +73,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError(f"{path} holds a single array, expected a .npz file: write it with numpy.savez")
-            missing = [name for name in NEEDED if name not in file.files]
+            missing = [name for name in needed if name not in file.files]
             if missing:
                 raise ValueError(
-                    f"{path} must have the arrays {' and '.join(NEEDED)}, but {' and '.join(missing)} is missing: "
+                    f"{path} must have the arrays {' and '.join(needed)}, but {' and '.join(missing)} is missing: "
                     f"it has {', '.join(file.files) or 'none'}"
                 )
-            return {name: file[name] for name in (*NEEDED, "class_names") if name in file.files}
+            return {name: file[name] for name in (*needed, "class_names") if name in file.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a .npz file ({error}): is it truncated?") from None
     except ValueError as error:

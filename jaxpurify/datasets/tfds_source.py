@@ -57,21 +57,9 @@ def load(
         ValueError: if there is no such data set, configuration or split, it cannot be downloaded, it does not consist
             of labelled images, or sizes differ.
     """
-    import tensorflow_datasets as tfds
-
     pair = as_pair(size)
-    builder = _prepared(tfds, name, data_dir)
-    image, label = _features(tfds, builder.info, name)
-    try:
-        source = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
-    except NotImplementedError:
-        raise ValueError(
-            f"{name} lies at {builder.data_dir} as {builder.info.file_format.value} files, which only TensorFlow reads"
-            f": pass another data_dir=, where it is prepared as {FORMAT}, or delete that folder"
-        ) from None
-    except ValueError as error:
-        known = ", ".join(builder.info.splits)
-        raise ValueError(f"{name} has no split {split!r}, expected one of: {known} ({_first_line(error)})") from None
+    builder, source = _source(name, split, data_dir)
+    image, label = _features(builder.info, name)
     count = len(source) if limit is None else min(limit, len(source))
     if not count:
         raise ValueError(f"the split {split!r} of {name} has no images")
@@ -93,6 +81,46 @@ def load(
         licence=builder.info.as_proto.redistribution_info.license,
         source=f"TensorFlow Datasets, {builder.info.full_name}" + (f", {RESIZED.format(*pair)}" if pair else ""),
     )
+
+
+def read_images(name: str, *, split: str, data_dir: str | os.PathLike | None = None) -> list[np.ndarray]:
+    """Read the images alone of a data set of TensorFlow Datasets: of any sizes, with or without labels.
+
+    Args:
+        name: as in ``load``.
+        split: as in ``load``.
+        data_dir: as in ``load``.
+
+    Returns:
+        ``uint8`` ``(height, width, channel)`` each. Of several images an example, as in super-resolution pairs, the
+        largest.
+
+    Raises:
+        ImportError: as in ``load``.
+        ValueError: as in ``load``, but that there need be no labels.
+    """
+    builder, source = _source(name, split, data_dir)
+    images = _named(builder.info, "Image")
+    if not images:
+        raise ValueError(f"{name} must have an image, but its features are {', '.join(_features_of(builder.info))}")
+    return [max((np.asarray(example[key]) for key in images), key=np.size) for example in source]
+
+
+def _source(name: str, split: str, data_dir: str | os.PathLike | None) -> tuple[Any, Any]:
+    """Return the builder of a data set and the examples of one split."""
+    import tensorflow_datasets as tfds
+
+    builder = _prepared(tfds, name, data_dir)
+    try:
+        return builder, tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+    except NotImplementedError:
+        raise ValueError(
+            f"{name} lies at {builder.data_dir} as {builder.info.file_format.value} files, which only TensorFlow reads"
+            f": pass another data_dir=, where it is prepared as {FORMAT}, or delete that folder"
+        ) from None
+    except ValueError as error:
+        known = ", ".join(builder.info.splits)
+        raise ValueError(f"{name} has no split {split!r}, expected one of: {known} ({_first_line(error)})") from None
 
 
 def _prepared(tfds: Any, name: str, data_dir: str | os.PathLike | None) -> Any:
@@ -128,16 +156,30 @@ def _prepared(tfds: Any, name: str, data_dir: str | os.PathLike | None) -> Any:
     return builder
 
 
-def _features(tfds: Any, info: Any, name: str) -> tuple[str, str]:
+def _features(info: Any, name: str) -> tuple[str, str]:
     """Find the image and its label: what the data set supervises with, else the first of each."""
-    features = dict(info.features.items()) if hasattr(info.features, "items") else {}
-    supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
-    keys = [*supervised, *features]
-    images = [key for key in keys if isinstance(features.get(key), tfds.features.Image)]
-    labels = [key for key in keys if isinstance(features.get(key), tfds.features.ClassLabel)]
+    images, labels = _named(info, "Image"), _named(info, "ClassLabel")
     if not images or not labels:
-        raise ValueError(f"{name} must have an image and a class label, but its features are {', '.join(features)}")
+        features = ", ".join(_features_of(info))
+        raise ValueError(f"{name} must have an image and a class label, but its features are {features}")
     return images[0], labels[0]
+
+
+def _named(info: Any, kind: str) -> list[str]:
+    """Return the names of the features of one kind, what the data set supervises with first."""
+    import tensorflow_datasets as tfds
+
+    features = _features_of(info)
+    supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
+    return [
+        key
+        for key in dict.fromkeys((*supervised, *features))
+        if isinstance(features.get(key), getattr(tfds.features, kind))
+    ]
+
+
+def _features_of(info: Any) -> dict[str, Any]:
+    return dict(info.features.items()) if hasattr(info.features, "items") else {}
 
 
 def _missing_package(error: BaseException) -> str:

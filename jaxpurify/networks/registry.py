@@ -12,6 +12,7 @@ from jaxpurify import classifiers
 from jaxpurify.datasets.photos import CLASS_NAMES as PHOTOS_CLASSES
 from jaxpurify.networks import edsr, imagenet_resnet, resnet, weights
 from jaxpurify.networks.blind_spot import BlindSpotNetwork, blind_spot_table
+from jaxpurify.networks.imitation import ImitationNetwork
 from jaxpurify.networks.photos_cnn import PhotosCNN
 from jaxpurify.networks.sesr import CollapsedSESR
 
@@ -120,6 +121,7 @@ _KNOWN: dict[str, Architecture] = {
     **{f"edsr-large-x{scale}": _edsr(edsr.EDSR.large, scale, blocks=32) for scale in edsr.SCALES},
     **{f"sesr-x{scale}": _sesr(scale) for scale in edsr.SCALES},
     "blind-spot": _blind_spot(layers=8, width=32),
+    "imitation": Architecture(kind=IMAGES, construct=lambda rngs: ImitationNetwork(rngs=rngs)),
     **{f"blind-spot-{layers}x64": _blind_spot(layers=layers, width=64) for layers in (8, 17)},
 }
 ARCHITECTURES: Mapping[str, Architecture] = _KNOWN | {

@@ -77,7 +77,7 @@ class SuperResolution:
 
         Args:
             network: ``"small"`` (SESR), ``"edsr-baseline"``, ``"edsr-large"``, or ``"bicubic"``, the control.
-            sigma: of the wavelet denoising; None estimates it for every image.
+            sigma: of the wavelet denoising; None estimates it for every image, 0 leaves denoising out.
             jpeg: the quality of the JPEG step, or None for no such step.
             weights: a safetensors file; None for the shipped weights.
             fields: ``scale``, ``rounded`` and ``back``.
@@ -91,7 +91,7 @@ class SuperResolution:
         """
         return cls(
             network=_load(network, fields.get("scale", cls.scale), weights),
-            denoise=WaveletDenoising(sigma=sigma),
+            denoise=None if sigma == 0 else WaveletDenoising(sigma=sigma),
             jpeg=None if jpeg is None else JPEG(quality=jpeg),
             **fields,
         )

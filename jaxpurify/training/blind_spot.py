@@ -10,10 +10,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxpurify.metrics.quality import psnr
 from jaxpurify.networks.blind_spot import BlindSpotNetwork, receptive_field
 from jaxpurify.training.pictures import patches, pictures, pyramid
-from jaxpurify.training.super_resolution import as_float
+from jaxpurify.training.super_resolution import as_float, measured_psnr
 from jaxpurify.training.task import Batch, Task
 from jaxpurify.transforms.gaussian import gaussian_smooth
 
@@ -30,7 +29,7 @@ class BlindSpot(Task):
     network before the smoothing.
 
     Args:
-        layers: layers of the network, at most 17.
+        layers: layers of the network.
         width: channels of the network.
         input: ``"smoothed"``: the network sees GS(x + n). ``"original"``: it sees x + n.
         target: ``"original"``: the photograph x. ``"smoothed"``: GS(x + n), so that nothing clean is needed.
@@ -68,6 +67,9 @@ class BlindSpot(Task):
         for name, known in (("input", INPUTS), ("target", TARGETS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name in ("layers", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("smoothing", "noise"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
@@ -87,9 +89,9 @@ class BlindSpot(Task):
         """Construct the network."""
         return BlindSpotNetwork(3, width=self.width, layers=self.layers, rngs=rngs)
 
-    def prepare(self, data: Any) -> Sequence[np.ndarray]:
+    def prepare(self, data: Any, *, split: str = "train") -> Sequence[np.ndarray]:
         """Read the photographs and their reductions."""
-        return pyramid(pictures(data), self.reductions, least=self.patch)
+        return pyramid(pictures(data, split=split), self.reductions, least=self.patch)
 
     def batch(self, source: Sequence[np.ndarray], rows: np.ndarray, random: np.random.Generator) -> Batch:
         """Cut patches."""
@@ -100,7 +102,7 @@ class BlindSpot(Task):
         seen, wanted, original = self._examples(batch, key, network)
         output = network(seen).astype(jnp.float32)
         error = jnp.square(output - wanted.astype(jnp.float32)).mean(axis=(1, 2, 3))
-        return error, {"psnr": psnr(output, original.astype(jnp.float32))}
+        return error, {"psnr": measured_psnr(output, original.astype(jnp.float32))}
 
     def panels(self, network: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """Show what the network sees, what it makes of it and the photograph."""

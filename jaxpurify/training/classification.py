@@ -68,9 +68,9 @@ class Classifier(Task):
         """Construct the network."""
         return self.architecture.construct(rngs)
 
-    def prepare(self, data: Any) -> Dataset:
-        """Load labelled images (of a name, the train split), and compare their classes with the network's."""
-        read = data if isinstance(data, Dataset) else datasets.load(data, split="train")
+    def prepare(self, data: Any, *, split: str = "train") -> Dataset:
+        """Load labelled images (of a name, that split), and compare their classes with the network's."""
+        read = data if isinstance(data, Dataset) else datasets.load(data, split=split)
         own, names = read.class_names, self.architecture.class_names
         named = not all(name.isdecimal() for name in own)
         if own != names if named else len(own) > len(names):

@@ -68,7 +68,8 @@ def fit(
     """Train a network; the same call goes on where a run that was killed stopped, and gives what an unbroken one gives.
 
     The run folder receives ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``curve.png``, ``samples/``,
-    ``checkpoints/`` and, at the end, ``weights.safetensors`` (the averaged weights of the finished network).
+    ``checkpoints/`` and, at the end, ``weights.safetensors`` (the averaged weights of the finished network) and, where
+    an earlier checkpoint had a better score, ``best.safetensors``.
 
     Args:
         task: what is trained.
@@ -78,7 +79,8 @@ def fit(
         run: the run folder.
         key: one typed key, from which weights, order, crops and noise follow.
         recipe: batch, optimiser, schedule, precision, and what is kept when.
-        held_out: data to score on; by default the recipe's share of ``data``, which is then not trained on.
+        held_out: data to score on (of a name, the test split); by default the recipe's share of ``data``, which is
+            then not trained on. Of more than 128 examples, 128 are drawn once.
         devices: None (one device), ``"all"``, a number, or devices: the batch is divided over them.
         progress: whether to show a bar; by default where standard error is a terminal.
 
@@ -150,15 +152,19 @@ class Run:
         """Return the rows to train on, those to score on, and where the latter are."""
         total = len(self.source)
         if held_out is not None:
-            source = self.task.prepare(held_out)
-            return np.arange(total), np.arange(len(source))[:SCORED], source
-        order = generator(self.seed, HELD_OUT).permutation(total)
-        count = round(self.recipe.held_out * total)
-        if count == total:
+            source = self.task.prepare(held_out, split="test")
+            chosen = generator(self.seed, HELD_OUT).permutation(len(source))[:SCORED]
+            return np.arange(total), np.sort(chosen), source
+        groups = getattr(self.source, "groups", np.arange(total))
+        order = generator(self.seed, HELD_OUT).permutation(np.unique(groups))
+        count = round(self.recipe.held_out * len(order))
+        if count == len(order):
             raise ValueError(
-                f"held_out of {self.recipe.held_out} leaves none of {total} examples to train on: lower it"
+                f"held_out of {self.recipe.held_out} leaves none of {count} examples to train on: lower it"
             )
-        return np.sort(order[count:]), order[:count][:SCORED], self.source
+        kept = np.isin(groups, order[count:])
+        apart = np.concatenate([np.flatnonzero(groups == group) for group in order[:count]] or [np.arange(0)])
+        return np.flatnonzero(kept), apart[:SCORED], self.source
 
     def _begin(self, data: Any) -> None:
         """Make the run folder, or refuse one that holds another run."""
@@ -214,7 +220,7 @@ class Run:
             with Journal(self.run, step=int(state.step)) as journal:
                 state = self._steps(state, checkpoints, journal)
                 journal.curve()
-                return self._trained(state, journal)
+                return self._trained(state, journal, checkpoints)
         finally:
             checkpoints.close()
 
@@ -315,10 +321,18 @@ class Run:
         panels = self.programs.evaluated(self.programs.panels, state, jax.device_put(batch), key)
         return {title: np.asarray(images) for title, images in panels.items()}
 
-    def _trained(self, state: State, journal: Journal) -> Trained:
+    def _finished(self, state: State, file: str) -> nnx.Module:
+        """Return the finished network of a state, and write its weights."""
         module = self.task.finished(self.programs.module(state))
         module.eval()
-        weights.save(module, self.run / "weights.safetensors", metadata={"task": type(self.task).__name__})
+        weights.save(module, self.run / file, metadata={"task": type(self.task).__name__})
+        return module
+
+    def _trained(self, state: State, journal: Journal, checkpoints: Checkpoints) -> Trained:
+        best = checkpoints.best
+        if best is not None and best != int(state.step):
+            self._finished(checkpoints.restore(state, step=best), "best.safetensors")
+        module = self._finished(state, "weights.safetensors")
         return Trained(module, self.task.function(module), journal.records, self.run)
 
 

@@ -1,13 +1,14 @@
 """Photographs of any size to cut patches from, wherever they come from, and the patches."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxpurify import datasets, images
+from jaxpurify.datasets import npz, tfds_source
 from jaxpurify.datasets.dataset import Dataset, to_float
 from jaxpurify.datasets.folders import ENDINGS
 from jaxpurify.datasets.photos import photographs
@@ -16,13 +17,14 @@ from jaxpurify.transforms.resampling import resampling_matrix
 SYMMETRIES = 8  # four turns, each flipped or not
 
 
-def pictures(data: Any) -> tuple[np.ndarray, ...]:
+def pictures(data: Any, *, split: str = "train") -> tuple[np.ndarray, ...]:
     """Read pictures, which may all have different sizes.
 
     Args:
-        data: ``"photos"`` (the embedded photographs, whole); a folder (all images in it and its sub-folders); what
-            ``datasets.load`` knows by name or file, of which the train split is taken; a ``Dataset``; or arrays
-            ``(height, width, channel)``, ``uint8`` or float in [0, 1].
+        data: ``"photos"`` (the embedded photographs, whole); a folder (all images in it and its sub-folders); an
+            ``.npz`` file with an array ``images``; a name of TensorFlow Datasets; a ``Dataset``; or arrays
+            ``(height, width, channel)``, ``uint8`` or float in [0, 1]. Labels are not needed and not looked at.
+        split: of a data set known by name: ``"train"``, ``"test"``, …; the embedded photographs have none.
 
     Returns:
         ``uint8`` of shape ``(height, width, 3)`` each; grey ones have three equal channels, opacity is dropped.
@@ -32,7 +34,7 @@ def pictures(data: Any) -> tuple[np.ndarray, ...]:
         ValueError: if there is no picture or one cannot be read.
     """
     if isinstance(data, str | os.PathLike):
-        read: Sequence[np.ndarray] = _named(data)
+        read: Sequence[np.ndarray] = _named(data, split)
     elif isinstance(data, Dataset):
         read = list(data.images)
     elif isinstance(data, Sequence) or (isinstance(data, np.ndarray) and data.ndim == 4):
@@ -46,12 +48,16 @@ def pictures(data: Any) -> tuple[np.ndarray, ...]:
     return tuple(_coloured(picture, number) for number, picture in enumerate(read))
 
 
-def _named(data: str | os.PathLike) -> Sequence[np.ndarray]:
+def _named(data: str | os.PathLike, split: str) -> Sequence[np.ndarray]:
     if data == "photos":
         return photographs()
     path = Path(data)
+    if path.suffix == ".npz":
+        return list(npz.read_images(path))
+    if not path.exists() and tfds_source.may_be_a_name(str(data)):
+        return tfds_source.read_images(str(data), split=split)
     if not path.is_dir():
-        return list(datasets.load(data, split="train").images)
+        return list(datasets.load(data, split=split).images)  # which says what could be meant
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS)
     if not files:
         raise ValueError(f"{path} has no images, expected files that end in {', '.join(ENDINGS)}")
@@ -91,7 +97,24 @@ def reduced(picture: np.ndarray, factor: int) -> np.ndarray:
     return np.rint(shrunk.clip(0, 255)).astype(np.uint8)
 
 
-def pyramid(read: Sequence[np.ndarray], reductions: Sequence[int], *, least: int) -> tuple[np.ndarray, ...]:
+class Examples(tuple):
+    """Examples, and of what each is one: those of one picture are held out together.
+
+    Args:
+        examples: of any kind.
+        groups: a number an example.
+    """
+
+    groups: np.ndarray
+
+    def __new__(cls, examples: Iterable[Any], groups: Sequence[int]) -> "Examples":
+        """Make a tuple that knows its groups."""
+        made = super().__new__(cls, examples)
+        made.groups = np.asarray(groups)
+        return made
+
+
+def pyramid(read: Sequence[np.ndarray], reductions: Sequence[int], *, least: int) -> Examples:
     """Add to pictures their reductions, and leave out what is too small to cut a patch from.
 
     Args:
@@ -100,22 +123,22 @@ def pyramid(read: Sequence[np.ndarray], reductions: Sequence[int], *, least: int
         least: rows and columns that are needed.
 
     Returns:
-        The pictures, reduction by reduction.
+        The pictures, reduction by reduction, grouped by the picture that they show.
 
     Raises:
         ValueError: if none is left, or a factor is below 1.
     """
     if not reductions or any(not isinstance(factor, int) or factor < 1 for factor in reductions):
         raise ValueError(f"reductions must be whole numbers of at least 1, got {tuple(reductions)}")
-    shrunk = [reduced(picture, factor) for factor in reductions for picture in read]
-    kept = tuple(picture for picture in shrunk if min(picture.shape[:2]) >= least)
+    shrunk = [(number, reduced(picture, factor)) for factor in reductions for number, picture in enumerate(read)]
+    kept = [(number, picture) for number, picture in shrunk if min(picture.shape[:2]) >= least]
     if not kept:
         largest = max(min(picture.shape[:2]) for picture in read)
         raise ValueError(
             f"pictures must have at least {least} rows and columns to cut patches from, the largest of the "
             f"{len(read)} given has {largest}: choose a smaller patch"
         )
-    return kept
+    return Examples((picture for _, picture in kept), [number for number, _ in kept])
 
 
 def patches(

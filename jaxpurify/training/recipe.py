@@ -31,7 +31,8 @@ class Recipe:
         log_every: steps from one line of ``metrics.jsonl`` to the next.
         score_every: steps from one score on what is held out, and one figure of samples, to the next.
         save_every: steps from one checkpoint to the next.
-        keep: how many of the last checkpoints are kept; the best one is kept besides.
+        keep: how many of the last checkpoints are kept; the best one of those saved at a step that was scored (a
+            multiple of both numbers above) is kept besides.
 
     Raises:
         ValueError: if a number is out of its domain.

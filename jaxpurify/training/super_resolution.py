@@ -13,9 +13,11 @@ from jaxpurify.images import resize
 from jaxpurify.metrics.quality import psnr
 from jaxpurify.networks.edsr import EDSR
 from jaxpurify.networks.sesr import SESR
-from jaxpurify.training.pictures import patches, pictures, pyramid, reduced
+from jaxpurify.training.pictures import Examples, patches, pictures, pyramid, reduced
 from jaxpurify.training.task import Batch, Task
 
+NETWORKS = ("sesr", "edsr-baseline", "edsr-large")
+CEILING = 100.0  # dB
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
@@ -50,6 +52,12 @@ class SuperResolution(Task):
     greater_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if self.network_name not in NETWORKS:
+            raise ValueError(f"network_name must be one of {', '.join(NETWORKS)}, got {self.network_name!r}")
+        for name in ("features", "blocks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or None for the usual number, got {value}")
         if self.scale not in (2, 3, 4):
             raise ValueError(f"scale must be 2, 3 or 4, got {self.scale}")
         if self.patch < 8:
@@ -65,10 +73,10 @@ class SuperResolution(Task):
             sizes = {"features": 256, "blocks": 32, "residual_scale": 0.1} | sizes
         return EDSR(self.scale, **sizes, rngs=rngs)
 
-    def prepare(self, data: Any) -> Pairs:
+    def prepare(self, data: Any, *, split: str = "train") -> Pairs:
         """Shrink the photographs once."""
-        large = pyramid(pictures(data), self.reductions, least=self.patch * self.scale)
-        return [(reduced(picture, self.scale), picture) for picture in large]
+        large = pyramid(pictures(data, split=split), self.reductions, least=self.patch * self.scale)
+        return Examples(((reduced(picture, self.scale), picture) for picture in large), large.groups)
 
     def batch(self, source: Pairs, rows: np.ndarray, random: np.random.Generator) -> Batch:
         """Cut pairs of patches."""
@@ -77,10 +85,9 @@ class SuperResolution(Task):
 
     def loss(self, network: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         """Compare the enlarged patch with the photograph."""
-        low, high = as_float(batch["low"], network), as_float(batch["high"], network)
-        enlarged = network(low)
-        error = jnp.abs(enlarged - high).astype(jnp.float32).mean(axis=(1, 2, 3))
-        return error, {"psnr": psnr(enlarged.astype(jnp.float32), high.astype(jnp.float32))}
+        enlarged = network(as_float(batch["low"], network)).astype(jnp.float32)
+        high = batch["high"].astype(jnp.float32) / 255
+        return jnp.abs(enlarged - high).mean(axis=(1, 2, 3)), {"psnr": measured_psnr(enlarged, high)}
 
     def panels(self, network: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """Show bicubic interpolation, the network and the photograph."""
@@ -91,6 +98,19 @@ class SuperResolution(Task):
     def finished(self, network: Any) -> nnx.Module:
         """Collapse what can be collapsed."""
         return network.collapse() if isinstance(network, SESR) else network
+
+
+def measured_psnr(images: Array, reference: Array) -> Array:
+    """Compute PSNR as a measure to be averaged: where images are equal, as flat patches may be, it is 100 dB.
+
+    Args:
+        images: ``(batch, height, width, channel)``.
+        reference: same shape.
+
+    Returns:
+        dB, ``(batch,)``.
+    """
+    return jnp.minimum(psnr(images, reference), CEILING)
 
 
 def as_float(pixels: Array, network: Any) -> Array:

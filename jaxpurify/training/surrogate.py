@@ -12,10 +12,10 @@ from jax import Array
 
 from jaxpurify.classifiers import Function, is_nnx, of_nnx
 from jaxpurify.images import as_jax, resize
-from jaxpurify.metrics.quality import psnr
 from jaxpurify.models import as_target, attribute
 from jaxpurify.networks.imitation import ImitationNetwork
 from jaxpurify.training.pictures import patches, pictures, pyramid
+from jaxpurify.training.super_resolution import measured_psnr
 from jaxpurify.training.task import Batch, Task
 
 
@@ -79,9 +79,9 @@ class Surrogate(Task):
         """Construct the network."""
         return ImitationNetwork(width=self.width, blocks=self.blocks, rngs=rngs)
 
-    def prepare(self, data: Any) -> Sequence[np.ndarray]:
+    def prepare(self, data: Any, *, split: str = "train") -> Sequence[np.ndarray]:
         """Read the photographs and their reductions."""
-        return pyramid(pictures(data), self.reductions, least=self.patch)
+        return pyramid(pictures(data, split=split), self.reductions, least=self.patch)
 
     def batch(self, source: Sequence[np.ndarray], rows: np.ndarray, random: np.random.Generator) -> Batch:
         """Cut patches."""
@@ -91,14 +91,14 @@ class Surrogate(Task):
         """Compare the network's image with the purified one."""
         seen, purified = self._examples(batch, key)
         imitated = self._imitated(network, seen)
-        return jnp.square(imitated - purified).mean(axis=(1, 2, 3)), {"psnr": psnr(imitated, purified)}
+        return jnp.square(imitated - purified).mean(axis=(1, 2, 3)), {"psnr": measured_psnr(imitated, purified)}
 
     def score(self, network: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """Measure the network, and beside it the image as it came: what the identity in the purifier's place is."""
         losses, measures = self.loss(network, batch, key)
         seen, purified = self._examples(batch, key)
         identity = self._imitated(lambda images: images, seen)
-        return {"loss": losses} | measures | {"psnr of the identity": psnr(identity, purified)}
+        return {"loss": losses} | measures | {"psnr of the identity": measured_psnr(identity, purified)}
 
     def panels(self, network: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """Show what is purified, the purifier's image and the network's."""

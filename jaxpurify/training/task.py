@@ -39,14 +39,16 @@ class Task:
         """
         raise NotImplementedError
 
-    def prepare(self, data: Any) -> Any:
+    def prepare(self, data: Any, *, split: str = "train") -> Any:
         """Read the data once, on the host.
 
         Args:
             data: what the caller of ``fit`` gave.
+            split: which part to take of a data set that is known by name: ``"test"`` of what is only scored.
 
         Returns:
-            Examples that can be counted with ``len`` and chosen by a list of row numbers in ``batch``.
+            Examples that can be counted with ``len`` and chosen by a list of row numbers in ``batch``. Where they have
+            ``groups``, a number an example, those of one number are held out together.
 
         Raises:
             ValueError: if they do not fit the task.

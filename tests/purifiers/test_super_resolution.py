@@ -191,3 +191,9 @@ def test_it_is_written_on_the_command_line(asked):
     assert (purifier.denoise.sigma, purifier.jpeg.quality, purifier.rounded, purifier.back) == (0.04, 90, True, True)
     plain = registry.make("super-resolution:sigma=none,jpeg=none")
     assert (plain.denoise.sigma, plain.jpeg, plain.rounded, plain.back) == (None, None, False, False)
+
+
+def test_denoising_may_be_left_out():
+    assert SuperResolution.pretrained("bicubic", sigma=0).denoise is None
+    assert registry.make("super-resolution:network=bicubic,sigma=0").denoise is None
+    assert SuperResolution.pretrained("bicubic", sigma=None).denoise.sigma is None

@@ -18,6 +18,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from jaxpurify.networks import weights
 from jaxpurify.parallel import placement
 from jaxpurify.testing import count_compilations
 from jaxpurify.training import Recipe, Task, fit, loop
@@ -257,6 +258,8 @@ def test_the_last_checkpoints_and_the_best_are_kept(unbroken, at_step, tmp_path,
     monkeypatch.setattr(loop.Run, "_score", lambda self, state, done, journal: {"loss": 0.2})
     train(tmp_path, recipe=recipe)
     assert saved(tmp_path) == [4, 11]  # the best score was not forgotten when the run went on
+    best, last = (weights.read(tmp_path / f"{name}.safetensors") for name in ("best", "weights"))
+    assert all(np.abs(best[name] - last[name]).max() > 0 for name in best)
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """Photographs of any size, their reductions, and the patches cut from them."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxpurify import datasets
 from jaxpurify.datasets.photos import photographs
+from jaxpurify.training import BlindSpot, Recipe
+from jaxpurify.training.loop import Run
 from jaxpurify.training.pictures import patches, pictures, pyramid, reduced, turned
 
 RANDOM = np.random.default_rng(0)
@@ -31,6 +34,8 @@ def test_pictures_come_from_names_folders_files_data_sets_and_arrays(tmp_path):
     np.savez(tmp_path / "some.npz", images=stack, labels=np.zeros(2, np.int32))
     np.testing.assert_array_equal(pictures(str(tmp_path / "some.npz")), stack)
     np.testing.assert_array_equal(pictures(datasets.load(tmp_path / "some.npz")), stack)
+    np.savez(tmp_path / "unlabelled.npz", images=stack)
+    np.testing.assert_array_equal(pictures(tmp_path / "unlabelled.npz"), stack)
     np.testing.assert_array_equal(pictures(stack), stack)
     np.testing.assert_array_equal(pictures([PICTURE / np.float32(255)])[0], PICTURE)
 
@@ -113,3 +118,13 @@ def test_every_symmetry_is_drawn():
     random = np.random.default_rng(3)
     square = PICTURE[:5, :5]
     assert len({patches(((square, 1),), random, patch=5)[0].tobytes() for _ in range(100)}) == 8
+
+
+def test_a_picture_is_held_out_at_every_size(tmp_path):
+    pictures = np.random.default_rng(0).integers(256, size=(6, 32, 32, 3), dtype=np.uint8)
+    task = BlindSpot(layers=1, width=1, patch=8, reductions=(1, 2, 4))
+    recipe = Recipe(batch_size=2, held_out=0.34)
+    run = Run(task, pictures, steps=1, run=tmp_path, key=jax.random.key(0), recipe=recipe)
+    trained, scored = (set(run.source.groups[rows]) for rows in (run.examples, run.scored))
+    assert len(run.source) == len(run.examples) + len(run.scored) == 18
+    assert (len(trained), len(scored), trained & scored) == (4, 2, set())
