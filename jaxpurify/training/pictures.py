@@ -107,7 +107,7 @@ class Examples(tuple):
 
     groups: np.ndarray
 
-    def __new__(cls, examples: Iterable[Any], groups: Sequence[int]) -> "Examples":
+    def __new__(cls, examples: Iterable[Any], groups: Sequence[int] | np.ndarray) -> "Examples":
         """Make a tuple that knows its groups."""
         made = super().__new__(cls, examples)
         made.groups = np.asarray(groups)

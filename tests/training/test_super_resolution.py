@@ -96,7 +96,7 @@ def test_a_network_name_that_is_not_known_is_refused():
 
 def test_a_patch_without_contrast_leaves_the_mean_of_psnr_finite():
     white = {"low": np.full((2, 8, 8, 3), 255, np.uint8), "high": np.full((2, 16, 16, 3), 255, np.uint8)}
-    _, measures = TASK.loss(Doubling(), white, KEY)
+    _, measures = TASK.loss(Doubling(), jax.tree.map(jnp.asarray, white), KEY)
     np.testing.assert_allclose(measures["psnr"], 100.0)
 
 
@@ -109,7 +109,7 @@ def test_the_loss_is_float32_where_the_network_is_bfloat16():
             return jnp.zeros((*images.shape[:1], 16, 16, 3), images.dtype)
 
     high = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    losses, _ = TASK.loss(Half(), {"low": high[:, ::2, ::2], "high": high}, KEY)
+    losses, _ = TASK.loss(Half(), {"low": jnp.asarray(high[:, ::2, ::2]), "high": jnp.asarray(high)}, KEY)
     assert losses.dtype == np.float32
     np.testing.assert_allclose(losses, (high / 255).mean(axis=(1, 2, 3)), rtol=1e-6)
 
