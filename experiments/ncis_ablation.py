@@ -269,7 +269,7 @@ def figure(results: dict[str, list[dict[str, Any]]]) -> Any:
             axes.plot(*zip(*points, strict=True), marker="s" if family.startswith("BSN") else "o", label=family, **line)
         axes.set(xlabel="clean accuracy (%)", ylabel="accuracy on blind PGD at 8/255 (%)", title=name)
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+        axes.legend(fontsize=6)
     return drawing
 
 
