@@ -1,7 +1,7 @@
 """The learned purifiers and their controls, against attackers who know more and more.
 
     python experiments/learned_purifiers.py                                  # photographs, small: some minutes
-    python experiments/learned_purifiers.py --real DATA --output table.md    # CIFAR-10 with ResNet-20: about an hour
+    python experiments/learned_purifiers.py --real DATA --output table.md    # CIFAR-10 with ResNet-20: half an hour
 
 DATA is a folder with cifar10/test.npz (`images`, `labels`) and the checkpoint cifar10/resnet20.th of
 akamaster/pytorch_resnet_cifar10. The shipped networks were trained on other photographs, so no image here was seen by
@@ -54,7 +54,7 @@ class Config:
     folder: Path = Path("runs/learned-purifiers")
     output: Path | None = None
     purifiers: tuple[str, ...] = PURIFIERS
-    images: int | None = None  # 128 of CIFAR-10, 16 patches of photographs
+    images: int | None = None  # 64 of CIFAR-10, 16 patches of photographs
     steps: int | None = None  # of PGD: 20, or 3
     noise_draws: int | None = None  # 32, or 4
     epsilon: float = 8 / 255
@@ -69,7 +69,7 @@ class Config:
 
 def load(config: Config) -> tuple[Any, Any]:
     """Load the classifier and the test images."""
-    count = config.figure("images", 128, 16)
+    count = config.figure("images", 64, 16)
     if config.real is None:
         return jp.networks.load_classifier("photos-cnn"), jp.datasets.load("photos", split="test", limit=count)
     folder = config.real / "cifar10"

@@ -207,6 +207,11 @@ class Run:
         Returns:
             The finished network and the records.
         """
+        # Optax's steps do not pass where promotion is strict.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return self._finish()
+
+    def _finish(self) -> Trained:
         state = self.programs.start
         checkpoints = Checkpoints(
             self.run / "checkpoints",

@@ -27,7 +27,9 @@ def test_names_are_those_of_the_design():
     resnets |= {f"imagenet-resnet{depth}" for depth in (18, 34, 50)}
     assert set(networks.names()) == {"photos-cnn", "cifar-resnet4b"} | resnets
     upscalers = {f"edsr-{size}-x{scale}" for size in ("baseline", "large") for scale in (2, 3, 4)}
-    assert set(networks.names(kind="images")) == {"sesr-x2", "blind-spot"} | upscalers
+    upscalers |= {f"sesr-x{scale}" for scale in (2, 3, 4)}
+    others = {"blind-spot", "blind-spot-8x64", "blind-spot-17x64", "imitation"}
+    assert set(networks.names(kind="images")) == others | upscalers
     assert set(networks.names(kind=None)) == {*networks.names(), *networks.names(kind="images")}
     with pytest.raises(ValueError, match='kind must be "classifier", "images" or None, got \'detector\''):
         networks.names(kind="detector")

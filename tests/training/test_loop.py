@@ -64,7 +64,7 @@ class Negative(Task):
     def network(self, rngs):
         return Filter(rngs, drop=self.drop)
 
-    def prepare(self, data):
+    def prepare(self, data, *, split="train"):
         return data
 
     def batch(self, source, rows, random):
