@@ -157,11 +157,10 @@ class Run:
             return np.arange(total), np.sort(chosen), source
         groups = getattr(self.source, "groups", np.arange(total))
         order = generator(self.seed, HELD_OUT).permutation(np.unique(groups))
-        count = round(self.recipe.held_out * len(order))
+        share = self.recipe.held_out
+        count = max(round(share * len(order)), int(share > 0 and len(order) > 1))
         if count == len(order):
-            raise ValueError(
-                f"held_out of {self.recipe.held_out} leaves none of {count} examples to train on: lower it"
-            )
+            raise ValueError(f"held_out of {share} leaves none of {count} examples to train on: lower it")
         kept = np.isin(groups, order[count:])
         apart = np.concatenate([np.flatnonzero(groups == group) for group in order[:count]] or [np.arange(0)])
         return np.flatnonzero(kept), apart[:SCORED], self.source

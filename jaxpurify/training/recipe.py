@@ -27,7 +27,8 @@ class Recipe:
         accumulate: parts that a batch is computed in, one after the other, for batches larger than the memory.
         precision: ``"float32"``, or ``"bfloat16"`` for weights and activations during a step; weights, their average,
             the optimiser and the loss stay float32.
-        held_out: share of the examples that are never trained on and that the network is scored on.
+        held_out: share of the examples that are never trained on and that the network is scored on; above 0, one at
+            least where there are two.
         log_every: steps from one line of ``metrics.jsonl`` to the next.
         score_every: steps from one score on what is held out, and one figure of samples, to the next.
         save_every: steps from one checkpoint to the next.
