@@ -69,7 +69,7 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path):
     assert bits(restored) == bits(state(5))
 
 
-@pytest.mark.parametrize("better", [True, False])
+@pytest.mark.parametrize("better", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_last_few_and_the_best_are_kept_also_by_a_run_that_goes_on(tmp_path, better):
     scores = [20.0, 30.0, float("nan"), 10.0, 25.0, 12.0]
     best = 2 if better else 4
@@ -83,6 +83,7 @@ def test_the_last_few_and_the_best_are_kept_also_by_a_run_that_goes_on(tmp_path,
         assert bits(checkpoints.restore(state(0), step=best)) == bits(state(best))
 
 
+@pytest.mark.slow
 def test_where_nothing_was_scored_the_last_is_the_best(tmp_path):
     with opened(tmp_path, keep=1) as checkpoints:
         for step in (1, 2, 3):
@@ -138,7 +139,10 @@ def largest(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", ["cut off", "changed", "emptied"])
+@pytest.mark.parametrize(
+    "damage",
+    [pytest.param("cut off", marks=pytest.mark.slow), "changed", pytest.param("emptied", marks=pytest.mark.slow)],
+)
 def test_a_damaged_checkpoint_is_one_sentence_that_says_what_to_do(tmp_path, damage):
     with opened(tmp_path) as checkpoints:
         for step in (1, 2):

@@ -116,7 +116,7 @@ def least(image, kept, weight):
     return objective(values, image, kept, weight)[0]
 
 
-@pytest.mark.parametrize(("weight", "iterations"), [(0.03, 50), (0.15, 50)])
+@pytest.mark.parametrize(("weight", "iterations"), [(0.03, 50), pytest.param(0.15, 50, marks=pytest.mark.slow)])
 def test_the_reconstruction_minimises_the_objective_of_guo_et_al(weight, iterations):
     image = waves((1, 16, 14, 3))
     kept = (noise(image.shape) < 0.5).astype(jnp.float32)
