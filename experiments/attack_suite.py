@@ -12,18 +12,17 @@ with 1,000 queries 69.5 % [69.5] and AutoAttack 62.1 % [62.1]; at 4/255 39.8 % [
 """
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cifar_classifiers
 import jax
 
 import jaxpurify as jp
 from jaxpurify.attacks import APGD, PGD, Attack, AutoAttack, Square, verdict
 from jaxpurify.cli.start import start
-from jaxpurify.networks import convert
 
 NETWORKS = {
     "cifar-resnet4b": ("robust_resnet4b.pth", (2 / 255, 4 / 255)),
@@ -63,19 +62,16 @@ def cases(config: Config) -> Iterator[Case]:
         return
     folder, count = config.real / "cifar10", config.images or 256
     data = jp.datasets.load(str(folder / "test.npz"))
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in config.networks:
-            checkpoint, sizes = NETWORKS[name]
-            weights = Path(scratch) / f"{name}.safetensors"
-            convert(folder / checkpoint, weights)
-            classifier = jp.networks.load_classifier(name, weights=weights)
-            robust = name == "cifar-resnet4b"
-            for first in (0, count) if robust else (0,):
-                some = count if robust else count // 8
-                rows = slice(first, first + some)
-                for size in sizes:
-                    about = f"{name}, test images {first}–{first + some - 1}"
-                    yield Case(about, classifier, data.images[rows], data.labels[rows], size)
+    for name in config.networks:
+        checkpoint, sizes = NETWORKS[name]
+        classifier = cifar_classifiers.load(name, folder / checkpoint)
+        robust = name == "cifar-resnet4b"
+        for first in (0, count) if robust else (0,):
+            some = count if robust else count // 8
+            rows = slice(first, first + some)
+            for size in sizes:
+                about = f"{name}, test images {first}–{first + some - 1}"
+                yield Case(about, classifier, data.images[rows], data.labels[rows], size)
 
 
 def attacks(config: Config, epsilon: float) -> dict[str, Attack]:

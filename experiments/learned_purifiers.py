@@ -16,10 +16,10 @@ Expected on CIFAR-10: docs/super-resolution.md and docs/ncis.md have the table; 
 """
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import cifar_classifiers
 import jax
 
 import jaxpurify as jp
@@ -27,7 +27,6 @@ from jaxpurify.attacks import PGD
 from jaxpurify.cli.start import start
 from jaxpurify.evaluation import Evaluation
 from jaxpurify.evaluation.table import header, rows, title
-from jaxpurify.networks import convert
 
 PURIFIERS = (
     "none",
@@ -73,10 +72,7 @@ def load(config: Config) -> tuple[Any, Any]:
     if config.real is None:
         return jp.networks.load_classifier("photos-cnn"), jp.datasets.load("photos", split="test", limit=count)
     folder = config.real / "cifar10"
-    with tempfile.TemporaryDirectory() as scratch:
-        weights = Path(scratch) / "resnet20.safetensors"
-        convert(folder / "resnet20.th", weights)
-        classifier = jp.networks.load_classifier("cifar-resnet20", weights=weights)
+    classifier = cifar_classifiers.load("cifar-resnet20", folder / "resnet20.th")
     return classifier, jp.datasets.load(str(folder / "test.npz"), limit=count)
 
 

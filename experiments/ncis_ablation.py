@@ -18,10 +18,10 @@ Expected: docs/ncis.md has the tables. The same command goes on where it was sto
 
 import dataclasses
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import cifar_classifiers
 import imagenet_photographs
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,6 @@ from jaxpurify import training
 from jaxpurify.attacks import PGD, run
 from jaxpurify.files import write_json, write_whole
 from jaxpurify.metrics import wilson
-from jaxpurify.networks import convert
 
 READINGS = {
     "GS(x) → x": {"input": "smoothed", "target": "original"},
@@ -106,10 +105,8 @@ def classifier_of(config: Config, name: str) -> Any:
         return jp.networks.load_classifier("photos-cnn")
     if name.startswith("imagenet"):
         return jp.networks.load_classifier(name, weights=config.real / "imagenet" / "resnet18.safetensors")
-    with tempfile.TemporaryDirectory() as scratch:
-        weights = Path(scratch) / "weights.safetensors"
-        convert(config.real / "cifar10" / f"{name.removeprefix('cifar10-')}.th", weights)
-        return jp.networks.load_classifier(f"cifar-{name.removeprefix('cifar10-')}", weights=weights)
+    depth = name.removeprefix("cifar10-")
+    return cifar_classifiers.load(f"cifar-{depth}", config.real / "cifar10" / f"{depth}.th")
 
 
 def images_of(config: Config, name: str, fold: int) -> dict[str, jp.datasets.Dataset]:

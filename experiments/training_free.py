@@ -17,10 +17,10 @@ docs/training-free.md).
 
 import dataclasses
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import cifar_classifiers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +33,6 @@ from jaxpurify.evaluation import Evaluation
 from jaxpurify.evaluation.table import header, rows, title
 from jaxpurify.evaluation.threat_models import LADDER
 from jaxpurify.models import attribute
-from jaxpurify.networks import convert
 
 # What is tried on training images.
 CANDIDATES: dict[str, tuple[str, ...]] = {
@@ -94,10 +93,7 @@ def load(config: Config) -> tuple[Any, Any, Any]:
         return jp.networks.load_classifier("photos-cnn"), train, test
     folder = config.real / "cifar10"
     train, test = (jp.datasets.load(str(folder / f"{split}.npz"), limit=count) for split, count in counts.items())
-    with tempfile.TemporaryDirectory() as scratch:
-        weights = Path(scratch) / "resnet20.safetensors"
-        convert(folder / "resnet20.th", weights)
-        return jp.networks.load_classifier("cifar-resnet20", weights=weights), train, test
+    return cifar_classifiers.load("cifar-resnet20", folder / "resnet20.th"), train, test
 
 
 def settings(config: Config) -> dict[str, Any]:
