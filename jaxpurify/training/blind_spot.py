@@ -1,7 +1,6 @@
 """Training blind-spot networks: what a pixel is, told from all but itself."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -11,9 +10,8 @@ from flax import nnx
 from jax import Array
 
 from jaxpurify.networks.blind_spot import BlindSpotNetwork, receptive_field
-from jaxpurify.training.pictures import patches, pictures, pyramid
-from jaxpurify.training.super_resolution import as_float, measured_psnr
-from jaxpurify.training.task import Batch, Task
+from jaxpurify.training.patch_task import PatchTask, measured_psnr, precision_of
+from jaxpurify.training.task import Batch
 from jaxpurify.transforms.gaussian import gaussian_smooth
 
 STEP = 0.5  # standard deviation of one pass of Gaussian smoothing, in pixels: passes make up every strength
@@ -21,7 +19,7 @@ INPUTS = TARGETS = ("smoothed", "original")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BlindSpot(Task):
+class BlindSpot(PatchTask):
     """Learn to reconstruct each pixel of a smoothed image from its surroundings.
 
     The input is ``GS(x + n)``: a photograph x with noise n, Gaussian-smoothed by a strength drawn anew for every patch.
@@ -89,20 +87,12 @@ class BlindSpot(Task):
         """Construct the network."""
         return BlindSpotNetwork(3, width=self.width, layers=self.layers, rngs=rngs)
 
-    def prepare(self, data: Any, *, split: str = "train") -> Sequence[np.ndarray]:
-        """Read the photographs and their reductions."""
-        return pyramid(pictures(data, split=split), self.reductions, least=self.patch)
-
-    def batch(self, source: Sequence[np.ndarray], rows: np.ndarray, random: np.random.Generator) -> Batch:
-        """Cut patches."""
-        return {"images": np.stack([patches(((source[row], 1),), random, patch=self.patch)[0] for row in rows])}
-
     def loss(self, network: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         """Compare the network's output with the target."""
         seen, wanted, original = self._examples(batch, key, network)
         output = network(seen).astype(jnp.float32)
-        error = jnp.square(output - wanted.astype(jnp.float32)).mean(axis=(1, 2, 3))
-        return error, {"psnr": measured_psnr(output, original.astype(jnp.float32))}
+        error = jnp.square(output - wanted).mean(axis=(1, 2, 3))
+        return error, {"psnr": measured_psnr(output, original)}
 
     def panels(self, network: Any, batch: Batch, key: Array) -> dict[str, Array]:
         """Show what the network sees, what it makes of it and the photograph."""
@@ -117,7 +107,7 @@ class BlindSpot(Task):
         smoothed = self._smoothed(strength, noisy)
         seen = smoothed if self.input == "smoothed" else noisy
         wanted = smoothed if self.target == "smoothed" else original
-        return seen.astype(as_float(batch["images"][:1, :1, :1], network).dtype), wanted, original
+        return seen.astype(precision_of(network)), wanted, original
 
     def _noise(self, key: Array, images: Array) -> Array:
         levels, which, values = jax.random.split(key, 3)

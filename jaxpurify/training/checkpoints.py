@@ -75,12 +75,13 @@ class Checkpoints:
         Raises:
             OSError: if it cannot be written: a full disk, say. What was there before is kept.
         """
+        named = _named(state)
         try:
             self._manager.save(
                 step,
-                args=self._ocp.args.StandardSave(_named(state)),
+                args=self._ocp.args.StandardSave(named),
                 metrics=scores or {},
-                custom_metadata={"waiting": list(waiting), "sha256": _digest(_named(state))},
+                custom_metadata={"waiting": list(waiting), "sha256": _digest(named)},
             )
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise whatever they meet: ValueError, RuntimeError, OSError
@@ -107,8 +108,8 @@ class Checkpoints:
             ValueError: if the checkpoint is damaged or is not like it.
         """
         step = (self.last or 0) if step is None else step
-        leaves, tree = jax.tree.flatten(like)
-        abstract = jax.tree.map(_abstract, _named(like))
+        named, tree = _named(like), jax.tree.structure(like)
+        abstract = jax.tree.map(_abstract, named)
         restored: Any = None
         cause = ""
         try:
@@ -125,8 +126,8 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self.folder} cannot be read ({cause}): remove the folder "
                 f"{self.folder / str(step)} to go on from the one before"
             )
-        found = [restored[name] for name in _named(like)]
-        if any(leaf.shape != np.shape(old) for leaf, old in zip(found, leaves, strict=True)):
+        found = [restored[name] for name in named]
+        if any(leaf.shape != np.shape(old) for leaf, old in zip(found, named.values(), strict=True)):
             raise ValueError(f"the checkpoint of step {step} in {self.folder} is of another network")
         return jax.tree.unflatten(tree, found)
 

@@ -14,6 +14,7 @@ from jaxpurify import datasets
 from jaxpurify.classifiers import Function, classifier
 from jaxpurify.datasets.dataset import Dataset
 from jaxpurify.networks import registry
+from jaxpurify.training.patch_task import precision_of
 from jaxpurify.training.task import Batch, Task
 
 
@@ -101,8 +102,7 @@ class Classifier(Task):
 
     def loss(self, network: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         """Compare logits with labels."""
-        precision = jax.tree.leaves(nnx.state(network, nnx.Param))[0].dtype
-        logits = network(batch["images"].astype(precision)).astype(jnp.float32)
+        logits = network(batch["images"].astype(precision_of(network))).astype(jnp.float32)
         labels = jax.nn.one_hot(batch["labels"], logits.shape[1], dtype=jnp.float32)
         losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(labels, self.label_smoothing))
         return losses, {"accuracy": (logits.argmax(axis=1) == batch["labels"]).astype(jnp.float32)}

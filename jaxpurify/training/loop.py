@@ -246,6 +246,7 @@ class Run:
                 waiting.append(measures)
                 bar.advance()
                 last, scores = done == self.steps, None
+                scored = done % recipe.score_every == 0 or last
                 if done % recipe.log_every == 0 or last:
                     means = _means(self._measured(waiting, done, saved))
                     rate = (done - first) * recipe.batch_size / (time.perf_counter() - since)
@@ -253,10 +254,10 @@ class Run:
                     journal.write("train", done, means | {"step_size": step_size, "images_per_second": rate})
                     bar.describe(f"{title}: {shown(means)}, {rate:.0f} images/s")
                     waiting = []
-                if done % recipe.score_every == 0 or last:
+                if scored:
                     scores = self._score(state, done, journal)
                     journal.curve()
-                if done % recipe.score_every == 0 or last or done in EARLY:
+                if scored or done in EARLY:
                     journal.samples(done, self._samples(state))
                 if done % recipe.save_every == 0 or last or interruption.asked:
                     waiting = self._measured(waiting, done, saved)
@@ -268,22 +269,18 @@ class Run:
                     since, first = time.perf_counter(), done
         return state
 
-    @property
-    def _parts(self) -> int:
-        return self.recipe.accumulate
-
     def _batch(self, step: int) -> tuple[list[Batch], list[Array]]:
         """Cut the batch of a step and send it to the devices."""
-        size = self.recipe.batch_size
+        size, count = self.recipe.batch_size, self.recipe.accumulate
         chosen = self.examples[rows(self.seed, first=step * size, count=size, total=len(self.examples))]
         batch = self.task.batch(self.source, chosen, generator(self.seed, CROPS, step))
-        part = size // self._parts
+        part = size // count
         parts = [
             self.placement.put({name: values[first : first + part] for name, values in batch.items()})
             for first in range(0, size, part)
         ]
         own = jax.random.fold_in(self.key, step)
-        return parts, [jax.random.fold_in(own, number) for number in range(self._parts)]
+        return parts, [jax.random.fold_in(own, number) for number in range(count)]
 
     def _ahead(self, first: int) -> "_Ahead":
         return _Ahead(self._batch, range(first, self.steps))

@@ -10,14 +10,13 @@ from flax import nnx
 from jax import Array
 
 from jaxpurify.images import resize
-from jaxpurify.metrics.quality import psnr
 from jaxpurify.networks.edsr import EDSR
 from jaxpurify.networks.sesr import SESR
+from jaxpurify.training.patch_task import as_float, measured_psnr
 from jaxpurify.training.pictures import Examples, patches, pictures, pyramid, reduced
 from jaxpurify.training.task import Batch, Task
 
 NETWORKS = ("sesr", "edsr-baseline", "edsr-large")
-CEILING = 100.0  # dB
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
@@ -98,30 +97,3 @@ class SuperResolution(Task):
     def finished(self, network: Any) -> nnx.Module:
         """Collapse what can be collapsed."""
         return network.collapse() if isinstance(network, SESR) else network
-
-
-def measured_psnr(images: Array, reference: Array) -> Array:
-    """Compute PSNR as a measure to be averaged: where images are equal, as flat patches may be, it is 100 dB.
-
-    Args:
-        images: ``(batch, height, width, channel)``.
-        reference: same shape.
-
-    Returns:
-        dB, ``(batch,)``.
-    """
-    return jnp.minimum(psnr(images, reference), CEILING)
-
-
-def as_float(pixels: Array, network: Any) -> Array:
-    """Turn 8-bit pixels into [0, 1], in the precision of a network's weights.
-
-    Args:
-        pixels: ``uint8``.
-        network: the network.
-
-    Returns:
-        Floats in [0, 1].
-    """
-    dtype = next(iter(nnx.to_flat_state(nnx.state(network, nnx.Param)).leaves)).dtype
-    return (pixels.astype(jnp.float32) / 255).astype(dtype)

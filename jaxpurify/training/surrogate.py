@@ -1,12 +1,10 @@
 """Training a differentiable stand-in for any purifier, to attack it through (BPDA)."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -14,13 +12,12 @@ from jaxpurify.classifiers import Function, is_nnx, of_nnx
 from jaxpurify.images import as_jax, resize
 from jaxpurify.models import as_target, attribute
 from jaxpurify.networks.imitation import ImitationNetwork
-from jaxpurify.training.pictures import patches, pictures, pyramid
-from jaxpurify.training.super_resolution import measured_psnr
-from jaxpurify.training.task import Batch, Task
+from jaxpurify.training.patch_task import PatchTask, measured_psnr, precision_of
+from jaxpurify.training.task import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Surrogate(Task):
+class Surrogate(PatchTask):
     """Learn to do what a purifier does: the mean squared error between the network's image and the purified one.
 
     Both see patches of photographs with a perturbation within the attacker's ball. A random purifier draws anew for
@@ -79,14 +76,6 @@ class Surrogate(Task):
         """Construct the network."""
         return ImitationNetwork(width=self.width, blocks=self.blocks, rngs=rngs)
 
-    def prepare(self, data: Any, *, split: str = "train") -> Sequence[np.ndarray]:
-        """Read the photographs and their reductions."""
-        return pyramid(pictures(data, split=split), self.reductions, least=self.patch)
-
-    def batch(self, source: Sequence[np.ndarray], rows: np.ndarray, random: np.random.Generator) -> Batch:
-        """Cut patches."""
-        return {"images": np.stack([patches(((source[row], 1),), random, patch=self.patch)[0] for row in rows])}
-
     def loss(self, network: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         """Compare the network's image with the purified one."""
         seen, purified = self._examples(batch, key)
@@ -120,8 +109,8 @@ class Surrogate(Task):
 
     def _imitated(self, network: Any, images: Array) -> Array:
         """Return the network's image, computed in the precision of its weights."""
-        weights = jax.tree.leaves(nnx.state(network, nnx.Param)) if isinstance(network, nnx.Module) else [images]
-        return _imitate((network, self._target), images.astype(weights[0].dtype)).astype(images.dtype)
+        precision = precision_of(network) if isinstance(network, nnx.Module) else images.dtype
+        return _imitate((network, self._target), images.astype(precision)).astype(images.dtype)
 
 
 def _imitate(variables: tuple[Any, Any], images: Any) -> Array:
