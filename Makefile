@@ -35,8 +35,8 @@ demo: $(VENV)/.core ## Purify, attack and report on embedded photographs, into r
 test: $(VENV)/.test ## Run every test but the slow ones
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS) $(PYTEST_ARGS)
 
-slow: $(VENV)/.test ## Run the slow tests
-	$(BIN)/python -m pytest -m slow $(WORKERS) $(PYTEST_ARGS)
+slow: $(VENV)/.test ## Run the slow tests, compiled as for users
+	JAXPURIFY_XLA_DEFAULTS=1 $(BIN)/python -m pytest -m slow $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -1,11 +1,32 @@
 """Strict settings for every test: they must come before jaxpurify is imported and before JAX starts its backend."""
 
 import contextlib
+import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
+
+
+def compile_quickly() -> None:
+    """Have XLA generate plain code on the CPU: nearly all of the suite's time is XLA's, and images here are small.
+
+    The flags are read when the backend starts, and processes that tests start inherit them. XLA aborts on a flag that
+    it does not know, and the second is a debugging option that may go, so it is asked for only where it was tried.
+    Users' programs are compiled at XLA's defaults: so are slow tests where JAXPURIFY_XLA_DEFAULTS is set, as by
+    `make slow`, and benchmarks.
+    """
+    if os.environ.get("JAXPURIFY_XLA_DEFAULTS"):
+        return
+    flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    if (0, 10) <= tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 11):
+        flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in flags if flag.split("=")[0] not in given)]).strip()
+
+
+compile_quickly()
 
 # Shapes and types in annotations are checked at every call.
 jaxtyping.install_import_hook("jaxpurify", "beartype.beartype")
