@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxpurify import keys as _keys
 from jaxpurify.gradients import Expectation
-from jaxpurify.models import Defended, Sequential, attribute, purifier
+from jaxpurify.models import Defended, Sequential, as_purifier, attribute, purifier
 from jaxpurify.purifiers.random_crop import RandomCrop
 from jaxpurify.pytrees import Scalar, concrete, static
 
@@ -77,9 +77,10 @@ class Ensemble(_Around):
             raise TypeError(f"stage must be a random purifier, got {getattr(self.stage, '__name__', self.stage)!r}")
         if attribute(self.stage, "is_ensemble"):
             raise ValueError("stage must be a random purifier, got an ensemble: draw more samples instead")
-        if not attribute(self.stage, "random"):
+        if not attribute(as_purifier(self.stage), "random"):
             raise ValueError(f"stage must be random, got {type(self.stage).__name__}, of which every draw is the same")
         _check_average(self.samples, self.of, self.chunk)
+        object.__setattr__(self, "stage", as_purifier(self.stage))
 
     @property
     def couples_images(self) -> bool:

@@ -5,7 +5,6 @@ shape and dtype are checked, statically; values are checked once, on the host, a
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxpurify.files import write_whole
+from jaxpurify import files
+from jaxpurify.checks import is_from, kind
 
 TOLERANCE = 1e-6
 CHANNELS = (1, 2, 3, 4)
+_OURS = np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct
 
 
 def check_images(images: Any, *, name: str = "images", features: bool = False) -> None:
@@ -33,16 +34,14 @@ def check_images(images: Any, *, name: str = "images", features: bool = False) -
     """
     expected = f"{name} must be float32 of shape (batch, height, width, channel) with values in [0, 1]"
     shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
-    if shape is None or dtype is None:
-        raise TypeError(f"{expected}, got {type(images).__name__}: pass an array")
+    if shape is None or dtype is None or not isinstance(images, _OURS):
+        raise TypeError(f"{expected}, got {kind(images)}: {_remedy(images)}")
     if dtype == np.uint8:
         raise TypeError(f"{expected}, got uint8: divide by 255 and convert to float32, or use jaxpurify.purify")
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"{expected}, got {dtype}: convert to float32")
-    if len(shape) == 3:
-        raise ValueError(f"{expected}, got shape {shape}: one image? add a batch axis with images[None]")
     if len(shape) != 4:
-        raise ValueError(f"{expected}, got shape {shape}")
+        raise ValueError(f"{expected}, got shape {shape}{_axes(shape)}")
     if shape[0] == 0:
         raise ValueError(f"{expected}, got an empty batch of shape {shape}")
     if 0 in shape:
@@ -51,8 +50,49 @@ def check_images(images: Any, *, name: str = "images", features: bool = False) -
         raise ValueError(f"{expected}, got shape {shape}: channels first? use images.transpose(0, 2, 3, 1)")
 
 
+def as_array(value: Any, *, name: str = "images") -> Any:
+    """Turn an array of another library into NumPy's; what is NumPy's, JAX's or being traced is left alone.
+
+    Of NumPy's, bytes in another machine's order are put into this one's, and an array with nothing masked is unwrapped.
+
+    Arrays of PyTorch, TensorFlow, pandas, Pillow and whatever else NumPy can read are taken, of the same dtype. What
+    is not an array, a list for example, is left for ``check_images`` and ``check_labels`` to judge.
+
+    Args:
+        value: what the caller gave.
+        name: the argument's name, for the message.
+
+    Returns:
+        A NumPy array, or what was given.
+
+    Raises:
+        TypeError: if it is an array whose numbers cannot be read as they are: on an accelerator, sparse or masked.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(f"{name} must have a value everywhere, got a masked array: use {name.split()[0]}.filled(...)")
+    if isinstance(value, np.ma.MaskedArray):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
+    if isinstance(value, _OURS | type):
+        return value
+    if hasattr(value, "__jax_array__"):
+        return value.__jax_array__()
+    try:
+        if is_from(value, "torch", "Tensor"):
+            value = value.detach().resolve_conj().resolve_neg()
+            # NumPy has no bfloat16 of its own, and every value of it is a float32.
+            half = str(value.dtype) == "torch.bfloat16"
+            return value.float().numpy().astype(jnp.bfloat16) if half else value.numpy()
+        if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+            return np.asarray(value)
+        return np.from_dlpack(value) if hasattr(value, "__dlpack__") else value
+    except Exception as error:
+        raise TypeError(f"{name} must be an array that NumPy can read, got {kind(value)}: {_remedy(value)}") from error
+
+
 def as_jax(images: Any) -> Any:
-    """Turn a NumPy array of floats into a JAX array; what is none is left for ``check_images`` to judge.
+    """Turn floats of NumPy or of another library into a JAX array; the rest is left for ``check_images`` to judge.
 
     Args:
         images: what the caller gave.
@@ -60,7 +100,26 @@ def as_jax(images: Any) -> Any:
     Returns:
         A JAX array, or what was given.
     """
+    images = as_array(images)
     return jnp.asarray(images) if isinstance(images, np.ndarray) and images.dtype.kind == "f" else images
+
+
+def _remedy(value: Any) -> str:
+    """Say how to make an array of something else."""
+    if is_from(value, "torch", "Tensor"):
+        return "pass tensor.detach().cpu().numpy(), dense"
+    if isinstance(value, list | tuple):
+        return "pass an array, such as numpy.asarray(...)"
+    return "pass an array of NumPy or JAX"
+
+
+def _axes(shape: tuple[int, ...]) -> str:
+    """Say which axis images without the right four are likely to lack."""
+    if len(shape) == 3 and shape[2] in CHANNELS:
+        return ": one image? add a batch axis with images[None]"
+    if len(shape) == 3:
+        return ": grey images? add a channel axis with images[..., None]; one image? a batch axis with images[None]"
+    return ": one grey image? use images[None, ..., None]" if len(shape) == 2 else ""
 
 
 def check_values(images: Any, *, name: str = "images") -> None:
@@ -112,23 +171,32 @@ def check_labels(labels: Any, count: int, *, classes: int | None = None, name: s
         TypeError: if they are not integers.
         ValueError: if their number differs from ``count`` or one is outside ``[0, classes)``.
     """
-    shape, dtype = getattr(labels, "shape", None), getattr(labels, "dtype", None)
-    if shape is None or dtype is None or not np.issubdtype(dtype, np.integer):
-        got = type(labels).__name__ if dtype is None else str(dtype)
-        raise TypeError(
-            f"{name} must be an array of integers of shape ({count},), got {got}: class numbers, not one-hot"
+    expected, short = f"{name} must be an array of integers of shape ({count},)", name.split()[0]
+    if not isinstance(labels, _OURS):
+        raise TypeError(f"{expected}, got {kind(labels)}: {_remedy(labels)}")
+    shape, dtype = labels.shape, labels.dtype
+    if not jnp.issubdtype(dtype, np.integer):
+        cause = (
+            f"class numbers, not one-hot: use {short}.argmax(axis=1)"
+            if len(shape) == 2 and shape[1] > 1
+            else (f"class numbers? use {short}.astype('int32')")
         )
+        raise TypeError(f"{expected}, got {dtype}: {cause}")
     if shape != (count,):
-        raise ValueError(f"{name} must have one entry an image, expected shape ({count},), got {shape}")
+        cause = ""
+        if shape == (count, 1):
+            cause = f": use {short}[:, 0]"
+        elif len(shape) == 2 and shape[0] == count:
+            cause = f": one-hot? use {short}.argmax(axis=1)"
+        raise ValueError(f"{name} must have one entry an image, expected shape ({count},), got {shape}{cause}")
     if isinstance(labels, jax.core.Tracer):
         return
-    values = np.asarray(labels)
-    top = np.inf if classes is None else classes
-    if values.min() < 0 or values.max() >= top:
-        raise ValueError(
-            f"{name} must be in [0, {classes if classes is not None else 'classes'}), got values from "
-            f"{values.min()} to {values.max()}: 1-based labels? subtract 1"
-        )
+    low, high = int(np.asarray(labels).min()), int(np.asarray(labels).max())
+    if low < 0 or high >= (2**31 if classes is None else classes):
+        cause = "1-based labels? subtract 1" if high == classes else "are these another data set's classes?"
+        cause = "images without a class? leave them out" if low < 0 else cause
+        wanted = "classes" if classes is None else classes
+        raise ValueError(f"{name} must be in [0, {wanted}), got values from {low} to {high}: {cause}")
 
 
 @jax.custom_vjp
@@ -233,6 +301,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    path = files.expanded(path)
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
@@ -272,16 +341,16 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
     """
     from PIL import Image
 
-    path = Path(path)
-    values = np.asarray(image)
+    path = files.expanded(path)
+    values = np.asarray(as_array(image, name="image"))
     if values.dtype != np.uint8:
         values = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    kind = Image.registered_extensions().get(path.suffix.lower(), "")
-    if kind not in Image.SAVE:
+    saved_as = Image.registered_extensions().get(path.suffix.lower(), "")
+    if saved_as not in Image.SAVE:
         raise ValueError(f"{path} has no ending of an image format, expected one such as .png")
     picture = Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
     try:
-        write_whole(path, lambda file: picture.save(file, format=kind, **_SAVING.get(kind, {})))
+        files.write_whole(path, lambda file: picture.save(file, format=saved_as, **_SAVING.get(saved_as, {})))
     except OSError as error:
         if "cannot write mode" not in str(error):
             raise

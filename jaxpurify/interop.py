@@ -10,14 +10,15 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
-from jaxpurify.classifiers import Classifier
+from jaxpurify.classifiers import Classifier, structure_of
+from jaxpurify.outputs import check_logits
 from jaxpurify.pytrees import pytree_dataclass
 
 # Devices call back from threads of their own, and a module's modes and the kept passes are shared.
@@ -38,8 +39,8 @@ class TorchClassifier(Classifier):
 def torch_classifier(
     module: Any,
     *,
-    image_shape: Sequence[int] | None = None,
-    class_names: Sequence[str] | None = None,
+    image_shape: Any = None,
+    class_names: Any = None,
     channels_first: bool = True,
     device: Any = None,
     name: str | None = None,
@@ -48,13 +49,14 @@ def torch_classifier(
 
     The module itself is called, with the weights that it has at that moment. It runs in evaluation mode, and is left in
     the modes it was in; its parameters receive no gradients. It computes in its own dtype, and logits and gradients
-    have the dtype of the images. Forward mode (``jax.jvp``) and gradients of gradients are not there.
+    have the dtype of the images. Integers and truth values become int32: they serve attacks that ask for decisions or
+    scores. Forward mode (``jax.jvp``) and gradients of gradients are not there.
 
     Args:
         module: a ``torch.nn.Module``, images to logits of shape ``(batch, classes)``; normalisation belongs inside it.
         image_shape: the only ``(height, width, channel)`` that it takes; then it is tried at once, and otherwise when
             it first meets images.
-        class_names: names of the classes.
+        class_names: names of the classes, in the order of the outputs.
         channels_first: whether the module wants ``(batch, channel, height, width)``, as PyTorch's own do.
         device: PyTorch's device for the images; by default where the module's parameters are.
         name: what reports call it; the class's name by default.
@@ -63,7 +65,7 @@ def torch_classifier(
         A classifier whose ``calls_back`` is True. New weights in the same module compile nothing anew.
 
     Raises:
-        TypeError: if the module is no ``torch.nn.Module``.
+        TypeError: if the module is no ``torch.nn.Module``, or ``class_names`` is not a sequence of names.
         ValueError: if it is on another device, fails on an image of ``image_shape``, or returns no logits.
     """
     torch = _torch()
@@ -72,15 +74,24 @@ def torch_classifier(
         raise TypeError(f"module must be a torch.nn.Module, got {got}: put a function into a module's forward")
     model = _Module(module, channels_first, None if device is None else torch.device(device))
     model.check_device()
-    shape: Any = None if image_shape is None else tuple(image_shape)
-    if shape is not None:
-        model.probe(shape, np.dtype(np.float32))
-    return TorchClassifier(
-        apply=model,
-        name=name or type(module).__name__,
-        image_shape=shape,
-        class_names=None if class_names is None else tuple(class_names),
-    )
+    about = structure_of(image_shape, class_names)
+    if image_shape is not None:
+        model.probe(about["image_shape"], np.dtype(np.float32))
+    return TorchClassifier(apply=model, name=name or type(module).__name__, **about)
+
+
+class Head(NamedTuple):
+    """What the logits of a module are.
+
+    Attributes:
+        classes: their number.
+        decides: whether they are integers or truth values.
+        differentiable: whether PyTorch can differentiate them.
+    """
+
+    classes: int
+    decides: bool
+    differentiable: bool
 
 
 class _Pass(NamedTuple):
@@ -108,7 +119,8 @@ class _Module:
         return type(self.module).__name__
 
     def __call__(self, variables, images):
-        return _logits(self, _classes(self, images.shape[1:], np.dtype(images.dtype)), images)
+        head = _head(self, images.shape[1:], np.dtype(images.dtype))
+        return (_decisions if head.decides else _logits)(self, head.classes, images)
 
     def tensors(self) -> Iterator[Any]:
         yield from self.module.parameters()
@@ -123,16 +135,11 @@ class _Module:
                 f'module.to("{self.device}"), or leave out device='
             )
 
-    def probe(self, shape: tuple[int, ...], dtype: np.dtype) -> int:
-        """Return the number of classes, found on two black images."""
+    def probe(self, shape: tuple[int, ...], dtype: np.dtype) -> Head:
+        """Return what the logits are, found on two black images."""
         with _LOCK, self._evaluating():
             logits = self._run(np.zeros((2, *shape), dtype)).logits
-        if not logits.requires_grad:
-            raise ValueError(
-                f"{self.name} returned logits without a gradient: expected PyTorch operations throughout, without "
-                "detach, no_grad, argmax or NumPy"
-            )
-        return logits.shape[1]
+        return Head(logits.shape[1], not logits.is_floating_point(), logits.requires_grad)
 
     def forward(self, images: np.ndarray) -> np.ndarray:
         """Return logits of ``(..., batch, height, width, channel)``."""
@@ -185,10 +192,7 @@ class _Module:
             raise ValueError(
                 f"{self.name} cannot take {tuple(inputs.shape)} images of {inputs.dtype} on {inputs.device}: {reason}"
             ) from error
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(images):
-            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise ValueError(f"{self.name} must return logits of shape ({len(images)}, classes), got {got}")
-        return _Pass(images, inputs, logits)
+        return _Pass(images, inputs, check_logits(logits, len(images), name=self.name, torch=True))
 
     def _unstacked(self, images: np.ndarray, done: _Pass) -> np.ndarray:
         return _array(done.logits, images.dtype).reshape(*images.shape[:-3], done.logits.shape[1])
@@ -243,13 +247,13 @@ def _take(model: _Module, images: np.ndarray) -> _Pass | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _classes(model: _Module, shape: tuple[int, ...], dtype: np.dtype) -> int:
+def _head(model: _Module, shape: tuple[int, ...], dtype: np.dtype) -> Head:
     return model.probe(shape, dtype)
 
 
-def _call(name: str, function: Callable, shape: tuple[int, ...], *arrays: Any) -> Any:
+def _call(name: str, function: Callable, shape: tuple[int, ...], *arrays: Any, dtype: Any = None) -> Any:
     """Call a function of NumPy arrays from a compiled program."""
-    result = jax.ShapeDtypeStruct(shape, arrays[0].dtype)
+    result = jax.ShapeDtypeStruct(shape, arrays[0].dtype if dtype is None else dtype)
 
     def into(context, out, *buffers):
         out, found = np.asarray(out), function(*(np.asarray(buffer) for buffer in buffers))
@@ -258,7 +262,7 @@ def _call(name: str, function: Callable, shape: tuple[int, ...], *arrays: Any) -
         out[...] = found
 
     def returned(*copies):
-        return function(*(np.asarray(copy) for copy in copies))
+        return function(*(np.asarray(copy) for copy in copies)).astype(result.dtype, copy=False)
 
     return jax.lax.platform_dependent(
         *arrays,
@@ -275,7 +279,17 @@ def _logits(model: _Module, classes: int, images: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+def _decisions(model: _Module, classes: int, images: Any) -> Any:
+    return _call(model.name, model.forward, (images.shape[0], classes), images, dtype=np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _logits_forward(model: _Module, classes: int, images: Any) -> tuple[Any, Any]:
+    if not _head(model, images.shape[1:], np.dtype(images.dtype)).differentiable:
+        raise ValueError(
+            f"{model.name} returned logits without a gradient: expected PyTorch operations throughout, without "
+            "detach, no_grad, argmax or NumPy; attacks that ask for scores or decisions, such as Square, need none"
+        )
     return _call(model.name, model.forward_kept, (images.shape[0], classes), images), images
 
 

@@ -33,6 +33,25 @@ def check_key(key: Any, *, name: str = "key") -> jax.Array:
     raise TypeError(f"{name} must be a typed key such as jax.random.key(0), got {type(key).__name__}")
 
 
+def check_single(key: Any) -> jax.Array:
+    """Return one typed key, refusing several.
+
+    Args:
+        key: what the caller gave.
+
+    Returns:
+        The key, unchanged.
+
+    Raises:
+        TypeError: if it is a raw key or none at all.
+        ValueError: if it is an array of keys.
+    """
+    key = check_key(key)
+    if key.ndim:
+        raise ValueError(f"key must be one typed key, got an array of shape {key.shape}: each image is given its own")
+    return key
+
+
 def per_image(key: Any, count: int, *, name: str = "key") -> jax.Array:
     """Return one key an image: image i gets ``fold_in(key, i)``, an array of keys is taken as it is.
 

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
+from jaxpurify.callables import check_model
+from jaxpurify.checks import check_count, is_from
 from jaxpurify.classifiers import Classifier as Classifier
 from jaxpurify.classifiers import Function as Function
 from jaxpurify.classifiers import classifier as classifier
-from jaxpurify.classifiers import is_nnx, of_function, of_pytree
+from jaxpurify.classifiers import is_nnx, of_function, of_nnx, of_pytree
+from jaxpurify.outputs import check_purified, explained
 from jaxpurify.pytrees import concrete, pytree_dataclass, static
 
 Class = TypeVar("Class", bound=type)
@@ -76,18 +79,9 @@ def _checked(call: Callable) -> Callable:
         elif key is not None:
             _keys.check_key(key)
             key = None  # a stage must not fold what no stage needs
-        try:
+        with explained(name, images):
             purified = call(self, images, key)
-        except ValueError as error:
-            if "accepts a single key" not in str(error):
-                raise
-            raise ValueError(
-                f"{name} must take an array of keys, one an image, got a function of a single key: use "
-                "jax.vmap(lambda k: jax.random.normal(k, images.shape[1:]))(key) and the like"
-            ) from error
-        shape = jnp.shape(purified)
-        if len(shape) != 4 or shape[0] != images.shape[0]:
-            raise ValueError(f"{name} must return images for images, got shape {shape} for {images.shape}")
+        shape = check_purified(purified, images, name=name).shape
         if not self.changes_size and shape != images.shape:
             raise ValueError(f"{name} returned shape {shape} for {images.shape}: set changes_size = True on the class")
         return purified
@@ -123,7 +117,7 @@ class Sequential:
                     f"stage {number} of Sequential is an ensemble ({type(stage).__name__}), which averages what a "
                     "classifier says and gives no images to the next stage: put it last"
                 )
-        object.__setattr__(self, "stages", tuple(stages))
+        object.__setattr__(self, "stages", tuple(as_purifier(stage) for stage in stages))
 
     @property
     def random(self) -> bool:  # type: ignore[override]
@@ -171,12 +165,12 @@ class Repeat:
 
     def check(self):
         """Refuse a number of passes below one."""
-        if not isinstance(self.times, int) or self.times < 1:
-            raise ValueError(f"times must be an integer of at least 1, got {self.times}")
+        check_count(self.times, name="times")
         if attribute(self.stage, "changes_size"):
             raise ValueError("Repeat needs a purifier that keeps the size of its images, got one with changes_size")
         if attribute(self.stage, "is_ensemble"):
             raise ValueError("Repeat needs a purifier, got an ensemble: repeat the purifier within it")
+        object.__setattr__(self, "stage", as_purifier(self.stage))
 
     @property
     def random(self) -> bool:  # type: ignore[override]
@@ -265,7 +259,7 @@ class Defended:
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be callable, got {type(value).__name__}")
         object.__setattr__(self, "classifier", as_target(classifier))
-        object.__setattr__(self, "purifier", None if purifier is None else as_target(purifier))
+        object.__setattr__(self, "purifier", None if purifier is None else as_purifier(purifier))
         self._check_sizes()
 
     def _check_sizes(self):
@@ -290,11 +284,18 @@ class Defended:
         return attribute(self.classifier, "couples_images") or attribute(self.purifier, "couples_images")
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classifier's classes, or None."""
+        return getattr(self.classifier, "class_names", None)
+
+    @property
     def calls_back(self) -> bool:
         """Whether computing it calls back to the host, so that no loop around it may run on the device."""
         return attribute(self.classifier, "calls_back") or attribute(self.purifier, "calls_back")
 
     def __call__(self, images, key=None):
+        images = _images.as_jax(images)
+        _images.check_images(images)
         if self.random:
             if key is None:
                 raise ValueError("the defended model is random, expected a key: pass key=jax.random.key(0)")
@@ -303,7 +304,8 @@ class Defended:
             ensemble = self.purifier.after()
             return ensemble.average(Defended(self.classifier, ensemble.stage), images, key)
         if self.purifier is not None:
-            images = self.purifier(images, key if attribute(self.purifier, "random") else None)
+            purified = self.purifier(images, key if attribute(self.purifier, "random") else None)
+            images = check_purified(purified, images, name=getattr(self.purifier, "name", type(self.purifier).__name__))
         outputs = self.classifier(
             images, _keys.fold(key, _CLASSIFIER) if attribute(self.classifier, "random") else None
         )
@@ -315,30 +317,49 @@ class Defended:
 
 
 def _where_finite(finite: jax.Array, outputs: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(outputs.dtype, jnp.floating):
-        return outputs
+    if jnp.issubdtype(outputs.dtype, jnp.floating):
+        nothing: Any = jnp.nan
+    else:  # decisions: none is true, or all are as low as can be, which names no class either
+        nothing = False if outputs.dtype == bool else jnp.iinfo(outputs.dtype).min
     shape = (len(finite),) + (1,) * (outputs.ndim - 1)
-    return jnp.where(finite.reshape(shape), outputs, jnp.asarray(jnp.nan, outputs.dtype))
+    return jnp.where(finite.reshape(shape), outputs, jnp.asarray(nothing, outputs.dtype))
 
 
-def as_target(model: Any) -> Any:
+def as_purifier(model: Any) -> Any:
+    """Return a purifier of whatever makes images of images: a pytree callable ``(images, key=None) -> images``.
+
+    Args:
+        model: a purifier (taken as it is), a Flax NNX or Equinox module, or a plain function ``f(images)`` or
+            ``f(images, key)``.
+
+    Returns:
+        A pytree callable.
+
+    Raises:
+        TypeError: if it is a class, or cannot be called with images.
+    """
+    return of_nnx(model) if is_nnx(model) else as_target(model, name="a purifier")
+
+
+def as_target(model: Any, *, name: str = "a target") -> Any:
     """Return a target of whatever is attacked: a pytree callable ``(images, key=None) -> outputs``.
 
     Args:
         model: a classifier, defended model or purifier (taken as they are), a module, or a plain function
             ``f(images)`` or ``f(images, key)`` with outputs of any kind.
+        name: what messages call it.
 
     Returns:
         A pytree callable.
+
+    Raises:
+        TypeError: if it is a class, or cannot be called with images.
     """
-    if isinstance(model, type):
-        raise TypeError(f"a target must be an instance, got the class {model.__name__}: write {model.__name__}()")
-    if not callable(model):
-        raise TypeError(f"a target must be callable, got {type(model).__name__}")
+    check_model(model, name=name)
     registered = not jax.tree_util.all_leaves([model])
     known = attribute(model, "is_purifier") or attribute(model, "is_target")
     if registered and (isinstance(model, Function | Defended) or known):
         return model
-    if is_nnx(model):
+    if is_nnx(model) or is_from(model, "flax.linen", "Module"):
         return classifier(model)
     return of_pytree(model, random=attribute(model, "random")) if registered else of_function(model)

@@ -27,7 +27,7 @@ def resolve(devices: str | int | Sequence[Any] | None) -> tuple[Any, ...]:
         return (jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen or local[0],)
     if devices == "all":
         return tuple(local)
-    if isinstance(devices, int) and not isinstance(devices, bool):
+    if isinstance(devices, int | np.integer) and not isinstance(devices, bool):
         if not 1 <= devices <= len(local):
             raise ValueError(f"devices must be from 1 to the {len(local)} at hand, got {devices}")
         return tuple(local[:devices])

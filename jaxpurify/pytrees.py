@@ -10,6 +10,9 @@ import numpy as np
 Class = TypeVar("Class", bound=type)
 # What a field that is a single number accepts, traced or not.
 Scalar = int | float | np.number | np.ndarray | jax.Array
+# What a field accepts that is a number or one for each image. Lists are turned into arrays, and everything else is
+# refused in a sentence, by the class itself.
+PerImage = int | float | np.number | np.ndarray | jax.Array | list | tuple | object
 
 
 def static(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
@@ -50,8 +53,9 @@ def pytree_dataclass(cls: Class, *, class_attributes: tuple[str, ...] = (), type
         for field in dataclasses.fields(self):
             # A whole number given for a real one would be an integer leaf: not differentiable, and compiled anew.
             value = getattr(self, field.name)
-            if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, field.name, float(value))
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if whole and (isinstance(field.default, float) or field.metadata.get("static")):
+                object.__setattr__(self, field.name, float(value) if isinstance(field.default, float) else int(value))
             if typed:
                 _check_type(type(self).__name__, field, value)
         if hasattr(self, "check"):

@@ -389,7 +389,6 @@ REFUSED = {
     ),
     "no tensor": (lambda logits: {"logits": logits}, r"Returns must return logits of shape \(2, classes\), got dict"),
     "one image": (lambda logits: logits.sum(dim=0), r"Returns must return logits of shape \(2, classes\), got \(5,\)"),
-    "detached": (lambda logits: logits.detach(), "Returns returned logits without a gradient: expected PyTorch operat"),
     "an error": (
         lambda logits: logits @ logits,
         r"Returns cannot take \(2, 3, 8, 9\) images of torch.float32 on cpu: ",
@@ -406,6 +405,24 @@ def test_a_module_that_does_not_fit_is_refused_in_one_sentence(name):
     late = jp.interop.torch_classifier(Returns(function))
     with pytest.raises(ValueError, match=sentence):
         jp.attacks.run(ATTACK, late, IMAGES, LABELS, KEY)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (lambda logits: logits.detach(), "Returns returned logits without a gradient: expected PyTorch operations"),
+        (lambda logits: torch.nn.functional.one_hot(logits.argmax(1), 5), "FGSM follows gradients, got a target that"),
+        (lambda logits: logits == logits.max(1, keepdim=True).values, "FGSM follows gradients, got a target that"),
+    ],
+    ids=["detached", "one-hot", "truth"],
+)
+def test_a_module_without_gradients_serves_attacks_that_need_none(function, sentence):
+    model = jp.interop.torch_classifier(Returns(function), image_shape=(8, 9, 3))
+    found = jp.attacks.run(jp.attacks.RandomNoise(epsilon=0.5, draws=20), model, IMAGES, LABELS, KEY)
+    said = np.asarray(model(jnp.asarray(found.images))).argmax(axis=1)
+    np.testing.assert_array_equal(found.success, said != LABELS)
+    with pytest.raises(ValueError, match=sentence):
+        jp.attacks.run(jp.attacks.FGSM(epsilon=0.1), model, IMAGES, LABELS, KEY)
 
 
 def test_a_module_on_another_device_is_refused(net):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpurify.files import write_whole
+from jaxpurify.files import expanded, write_whole
 from jaxpurify.networks import registry, weights
 
 NESTS = ("state_dict", "model_state_dict", "model", "net")
@@ -44,7 +44,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, architectur
         ValueError: if the checkpoint is truncated, holds something else than weights, wants to run code, is not finite
             or does not fit the architecture.
     """
-    source, target = Path(source), Path(target)
+    source, target = expanded(source), expanded(target)
     if architecture is not None:
         registry.architecture(architecture)
     state = _state_dict(_load(source), source)

@@ -201,14 +201,14 @@ _convolve.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
-    pair: tuple = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(not isinstance(item, int) or item < 1 for item in pair):
+    pair: tuple = (value, value) if isinstance(value, int | jnp.integer) else tuple(value)
+    if len(pair) != 2 or any(not isinstance(item, int | jnp.integer) or item < 1 for item in pair):
         raise ValueError(f"{name} must be a positive integer or a pair of them, got {value!r}")
     return pair
 
 
 def _freeze(padding: Sequence[int] | Sequence[Sequence[int]]) -> tuple:
-    return tuple(item if isinstance(item, int) else tuple(item) for item in padding)
+    return tuple(item if isinstance(item, int | jnp.integer) else tuple(item) for item in padding)
 
 
 def _pads(
@@ -219,8 +219,8 @@ def _pads(
             raise ValueError(f'padding must be "SAME", "VALID" or numbers of pixels, got {padding!r}')
         sides: Any = lax.padtype_to_pads(size, extent, strides, padding.upper())
     else:
-        sides = (padding, padding) if isinstance(padding, int) else padding
-    pads: tuple = tuple((side, side) if isinstance(side, int) else tuple(side) for side in sides)
+        sides = (padding, padding) if isinstance(padding, int | jnp.integer) else padding
+    pads: tuple = tuple((side, side) if isinstance(side, int | jnp.integer) else tuple(side) for side in sides)
     if len(pads) != 2 or any(len(pad) != 2 or min(pad) < 0 for pad in pads):
         raise ValueError(
             f"padding must be pixels that are not negative: one number, (rows, columns) or ((top, bottom), "

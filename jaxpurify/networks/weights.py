@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from jaxpurify.files import write_whole
+from jaxpurify.files import expanded, write_whole
 
 State = Mapping[str, np.ndarray]
 # What a checkpoint of PyTorch holds and nothing here needs: how many batches the running averages have seen.
@@ -82,7 +82,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is a PyTorch checkpoint, truncated, or no safetensors file.
     """
-    return parse(_bytes(Path(path)), str(path))
+    return parse(_bytes(expanded(path)), str(path))
 
 
 def parse(content: bytes, name: str) -> dict[str, np.ndarray]:

@@ -8,12 +8,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxpurify.files import expanded
 
 
 class Checkpoints:
@@ -29,7 +30,7 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike, *, keep: int, metric: str, greater_is_better: bool):
         import orbax.checkpoint as ocp
 
-        self.folder, self.metric = Path(folder).resolve(), metric
+        self.folder, self.metric = expanded(folder).resolve(), metric
         worst = -math.inf if greater_is_better else math.inf
 
         def score(scores: dict[str, float]) -> float:

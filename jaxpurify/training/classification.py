@@ -1,6 +1,7 @@
 """Training the registered classifiers on labelled images."""
 
 import dataclasses
+import os
 from typing import Any, ClassVar
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from jaxpurify import datasets
+from jaxpurify.checks import kind
 from jaxpurify.classifiers import Function, classifier
 from jaxpurify.datasets.dataset import Dataset
 from jaxpurify.networks import registry
@@ -70,15 +72,14 @@ class Classifier(Task):
         return self.architecture.construct(rngs)
 
     def prepare(self, data: Any, *, split: str = "train") -> Dataset:
-        """Load labelled images (of a name, that split), and compare their classes with the network's."""
-        read = data if isinstance(data, Dataset) else datasets.load(data, split=split)
-        own, names = read.class_names, self.architecture.class_names
-        named = not all(name.isdecimal() for name in own)
-        if own != names if named else len(own) > len(names):
-            raise ValueError(
-                f"{self.network_name} tells apart {_listed(names)}, got {read.name} with {_listed(own)}: choose the "
-                f"data that it is made for"
+        """Load labelled images (of a name, that split), and number their classes as the network does."""
+        if not isinstance(data, Dataset | str | os.PathLike):
+            raise TypeError(
+                f"data must be a name, a path or a Dataset, got {kind(data)}: pass "
+                "jaxpurify.datasets.Dataset(images=…, labels=…, class_names=…)"
             )
+        read = data if isinstance(data, Dataset) else datasets.load(data, split=split)
+        read = read.matched(self.architecture.class_names, classifier=self.network_name)
         shape, wanted = read.images.shape[1:], self.architecture.image_shape
         if shape[2] != 3 or (wanted is not None and shape != wanted) or min(shape[:2]) <= self.shift:
             takes = wanted or "(height, width, 3)"
@@ -129,7 +130,3 @@ def shifted(images: np.ndarray, random: np.random.Generator, *, shift: int) -> n
     corners = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
     rows, columns = random.integers(2 * shift + 1, size=(2, count))
     return np.moveaxis(corners[np.arange(count), rows, columns], 1, -1)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f"{len(names)} classes ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpurify.files import write_whole
+from jaxpurify.files import expanded, write_whole
 
 METRICS = "metrics.jsonl"
 TILE, GAP, TEXT = 160, 6, 22  # pixels of a sample figure
@@ -108,7 +108,7 @@ def read_records(run: str | os.PathLike) -> list[dict[str, Any]]:
     Returns:
         A dictionary a line; none where there is no file. A last line that was cut off is left out.
     """
-    path = Path(run) / METRICS
+    path = expanded(run) / METRICS
     if not path.is_file():
         return []
     records = []

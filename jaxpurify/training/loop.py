@@ -16,11 +16,12 @@ from flax import nnx
 from jax import Array
 
 from jaxpurify import parallel
+from jaxpurify.checks import check_count, kind
 from jaxpurify.classifiers import Function
 from jaxpurify.environment import environment
 from jaxpurify.evaluation.identity import describe
-from jaxpurify.files import write_json
-from jaxpurify.keys import check_key
+from jaxpurify.files import expanded, write_json
+from jaxpurify.keys import check_single
 from jaxpurify.networks import weights
 from jaxpurify.progress import Progress
 from jaxpurify.training.checkpoints import Checkpoints
@@ -54,13 +55,13 @@ class Trained(NamedTuple):
 
 
 def fit(
-    task: Task,
+    task: Any,
     data: Any,
     *,
-    steps: int,
+    steps: Any,
     run: str | os.PathLike,
     key: Array,
-    recipe: Recipe | None = None,
+    recipe: Any = None,
     held_out: Any = None,
     devices: Any = None,
     progress: bool | None = None,
@@ -117,24 +118,25 @@ class Run:
 
     def __init__(
         self,
-        task: Task,
+        task: Any,
         data: Any,
         *,
-        steps: int,
+        steps: Any,
         run: str | os.PathLike,
         key: Array,
-        recipe: Recipe | None = None,
+        recipe: Any = None,
         held_out: Any = None,
         devices: Any = None,
         progress: bool | None = None,
     ):
-        check_key(key)
-        recipe = recipe or Recipe()
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
+        check_single(key)
+        recipe = Recipe() if recipe is None else recipe
+        steps = check_count(steps, name="steps")
         if not isinstance(task, Task):
-            raise TypeError(f"task must be a jaxpurify.training.Task such as BlindSpot(), got {type(task).__name__}")
-        self.task, self.steps, self.run, self.key, self.recipe = task, steps, Path(run), key, recipe
+            raise TypeError(f"task must be a jaxpurify.training.Task such as BlindSpot(), got {kind(task)}")
+        if not isinstance(recipe, Recipe):
+            raise TypeError(f"recipe must be a jaxpurify.training.Recipe(...), got {kind(recipe)}")
+        self.task, self.steps, self.run, self.key, self.recipe = task, steps, expanded(run), key, recipe
         self.progress, self.seed = progress, seed_of(key)
         self.placement = parallel.placement(devices)
         part = recipe.batch_size // recipe.accumulate
@@ -151,8 +153,12 @@ class Run:
     def _split(self, held_out: Any) -> tuple[np.ndarray, np.ndarray, Any]:
         """Return the rows to train on, those to score on, and where the latter are."""
         total = len(self.source)
+        if not total:
+            raise ValueError("data must hold at least one example to train on, got none")
         if held_out is not None:
             source = self.task.prepare(held_out, split="test")
+            if not len(source):
+                raise ValueError("held_out must hold at least one example to score on, got none")
             chosen = generator(self.seed, HELD_OUT).permutation(len(source))[:SCORED]
             return np.arange(total), np.sort(chosen), source
         groups = getattr(self.source, "groups", np.arange(total))

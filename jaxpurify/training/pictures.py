@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxpurify import datasets, images
+from jaxpurify.checks import kind
 from jaxpurify.datasets import npz, tfds_source
 from jaxpurify.datasets.dataset import Dataset, to_float
 from jaxpurify.datasets.folders import ENDINGS
 from jaxpurify.datasets.photos import photographs
+from jaxpurify.files import expanded
 from jaxpurify.transforms.resampling import resampling_matrix
 
 SYMMETRIES = 8  # four turns, each flipped or not
@@ -33,15 +34,16 @@ def pictures(data: Any, *, split: str = "train") -> tuple[np.ndarray, ...]:
         TypeError: if the data are something else.
         ValueError: if there is no picture or one cannot be read.
     """
+    data = images.as_array(data, name="data")
     if isinstance(data, str | os.PathLike):
         read: Sequence[np.ndarray] = _named(data, split)
     elif isinstance(data, Dataset):
         read = list(data.images)
-    elif isinstance(data, Sequence) or (isinstance(data, np.ndarray) and data.ndim == 4):
-        read = [np.asarray(picture) for picture in data]
+    elif isinstance(data, Sequence) or getattr(data, "ndim", None) == 4:
+        read = [np.asarray(images.as_array(picture, name=f"picture {number}")) for number, picture in enumerate(data)]
     else:
         raise TypeError(
-            f"data must be a name, a folder, a Dataset or pictures (height, width, channel), got {type(data).__name__}"
+            f"data must be a name, a folder, a Dataset or pictures (height, width, channel), got {kind(data)}"
         )
     if not len(read):
         raise ValueError("data must hold at least one picture, got none")
@@ -51,7 +53,7 @@ def pictures(data: Any, *, split: str = "train") -> tuple[np.ndarray, ...]:
 def _named(data: str | os.PathLike, split: str) -> Sequence[np.ndarray]:
     if data == "photos":
         return photographs()
-    path = Path(data)
+    path = expanded(data)
     if path.suffix == ".npz":
         return list(npz.read_images(path))
     if not path.exists() and tfds_source.may_be_a_name(str(data)):
@@ -128,7 +130,7 @@ def pyramid(read: Sequence[np.ndarray], reductions: Sequence[int], *, least: int
     Raises:
         ValueError: if none is left, or a factor is below 1.
     """
-    if not reductions or any(not isinstance(factor, int) or factor < 1 for factor in reductions):
+    if not reductions or any(not isinstance(factor, int | np.integer) or factor < 1 for factor in reductions):
         raise ValueError(f"reductions must be whole numbers of at least 1, got {tuple(reductions)}")
     shrunk = [(number, reduced(picture, factor)) for factor in reductions for number, picture in enumerate(read)]
     kept = [(number, picture) for number, picture in shrunk if min(picture.shape[:2]) >= least]

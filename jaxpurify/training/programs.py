@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax import Array
 
+from jaxpurify.checks import kind
 from jaxpurify.networks.convolution import own_gradients
 from jaxpurify.parallel import Placement
 from jaxpurify.training.recipe import PRECISIONS, Recipe
@@ -69,7 +70,7 @@ class Programs:
         self.part = jax.jit(self._part, donate_argnums=2)
         self.update = jax.jit(self._update, donate_argnums=0)
         self.looped = jax.jit(self._looped, donate_argnums=0)
-        self.score = jax.jit(functools.partial(self._evaluated, task.score))
+        self.score = jax.jit(functools.partial(self._evaluated, self._scored))
         self.panels = jax.jit(functools.partial(self._evaluated, task.panels))
 
     def advance(self, state: State, parts: list[Batch], keys: list[Array]) -> tuple[State, dict[str, Array]]:
@@ -118,7 +119,7 @@ class Programs:
             cast = jax.tree.map(lambda leaf: leaf.astype(dtype), parameters)
             # Made anew in this trace: Flax refuses to change a variable of another, such as a running mean.
             network = nnx.merge(self.graph, cast, jax.tree.map(lambda leaf: leaf, others))
-            losses, measures = self.task.loss(network, batch, key)
+            losses, measures = _each_example(self.task.loss(network, batch, key), batch, type(self.task).__name__)
             changed = nnx.state(network, nnx.Not(nnx.Param))
             measured = {"loss": losses} | measures
             return losses.mean(), (changed, jax.tree.map(jnp.mean, measured))
@@ -155,6 +156,11 @@ class Programs:
         module.eval()
         return measure(module, batch, key)
 
+    def _scored(self, module: Any, batch: Batch, key: Array) -> dict[str, Array]:
+        scores = self.task.score(module, batch, key)
+        _check_measures(scores, batch, f"the scores of {type(self.task).__name__}")
+        return scores
+
     def evaluated(self, measure: Callable, state: State, batch: Batch, key: Array) -> Any:
         """Run ``score`` or ``panels`` with the averaged weights.
 
@@ -168,6 +174,28 @@ class Programs:
             What it returns.
         """
         return measure(state.average if self.recipe.average else state.parameters, state.others, batch, key)
+
+
+def _each_example(found: Any, batch: Batch, task: str) -> tuple[Array, dict[str, Array]]:
+    """Return what a task's loss returned, if it is a loss and other measures of each example."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], dict):
+        raise TypeError(
+            f"the loss of {task} must be a pair of losses and a dict of other measures, got {kind(found)}: return "
+            "losses, {}"
+        )
+    losses, measures = found
+    _check_measures({"loss": losses} | measures, batch, f"the loss of {task}")
+    return losses, measures
+
+
+def _check_measures(measures: dict[str, Array], batch: Batch, what: str) -> None:
+    (count, *_), *_ = (values.shape for values in batch.values())
+    for name, values in measures.items():
+        if jnp.shape(values) != (count,):
+            raise ValueError(
+                f"{what} must have one number per example, expected shape ({count},) of {name!r}, got "
+                f"{jnp.shape(values)}: take means over the other axes, but not over the batch"
+            )
 
 
 def _unbound(leaf: Array) -> Array:

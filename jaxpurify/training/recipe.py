@@ -6,6 +6,8 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
+from jaxpurify.checks import check_count
+
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SCHEDULES = ("cosine", "linear", "constant")
 
@@ -59,8 +61,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulate", "log_every", "score_every", "save_every", "keep"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {getattr(self, name)}")
+            object.__setattr__(self, name, check_count(getattr(self, name), name=name))
         for name in ("warmup", "final", "held_out", "average"):
             if not 0 <= getattr(self, name) < 1 and (name, getattr(self, name)) != ("final", 1):
                 raise ValueError(f"{name} must be a share of at least 0 and below 1, got {getattr(self, name)}")

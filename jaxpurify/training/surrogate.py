@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxpurify.classifiers import Function, is_nnx, of_nnx
+from jaxpurify.classifiers import Function, of_nnx
 from jaxpurify.images import as_jax, resize
-from jaxpurify.models import as_target, attribute
+from jaxpurify.models import as_purifier, attribute
 from jaxpurify.networks.imitation import ImitationNetwork
 from jaxpurify.training.patch_task import PatchTask, measured_psnr, precision_of
 from jaxpurify.training.task import Batch
@@ -70,7 +70,7 @@ class Surrogate(PatchTask):
 
     @property
     def _target(self) -> Any:
-        return of_nnx(self.of) if is_nnx(self.of) else as_target(self.of)
+        return as_purifier(self.of)
 
     def network(self, rngs: nnx.Rngs) -> nnx.Module:
         """Construct the network."""

@@ -62,7 +62,7 @@ def check_size(size: int) -> None:
     Raises:
         ValueError: if it is not an integer from 1 to 7.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST:
+    if isinstance(size, bool) or not isinstance(size, int | jnp.integer) or not 1 <= size <= LARGEST:
         raise ValueError(f"size must be an integer from 1 to {LARGEST} pixels, got {size}: 2, 3 and 5 are usual")
 
 

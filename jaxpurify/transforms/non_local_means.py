@@ -96,12 +96,12 @@ def check_non_local_means(
         raise ValueError(f"h must be finite and above 0, got {h}: values are in [0, 1], so 0.03 is usual")
     if concrete(sigma) and not 0 <= float(sigma) < np.inf:
         raise ValueError(f"sigma must be finite and at least 0, got {sigma}: 0 if the noise is not known")
-    whole = isinstance(patch_size, int) and not isinstance(patch_size, bool)
+    whole = isinstance(patch_size, int | np.integer) and not isinstance(patch_size, bool)
     if not whole or patch_size < 3 or patch_size % 2 == 0:
         raise ValueError(
             f"patch_size must be an odd integer of at least 3 pixels, got {patch_size}: 3, 5 or 7 is usual"
         )
-    if not isinstance(patch_distance, int) or isinstance(patch_distance, bool) or patch_distance < 1:
+    if not isinstance(patch_distance, int | np.integer) or isinstance(patch_distance, bool) or patch_distance < 1:
         raise ValueError(f"patch_distance must be an integer of at least 1 pixel, got {patch_distance}: 5 is usual")
     return jnp.asarray(h, dtype), jnp.asarray(sigma, dtype)
 

@@ -137,7 +137,7 @@ def check_passes(iterations: int) -> None:
     Raises:
         ValueError: if it is no integer of at least 1.
     """
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+    if isinstance(iterations, bool) or not isinstance(iterations, int | np.integer) or iterations < 1:
         raise ValueError(f"iterations must be an integer of at least 1, got {iterations}: passes are whole")
 
 

@@ -99,7 +99,7 @@ def check_levels(levels: int, *, size: tuple[int, int], wavelet: str) -> None:
     Raises:
         ValueError: if levels is below 1, or too many for the size.
     """
-    if not isinstance(levels, int) or levels < 1:
+    if not isinstance(levels, int | jnp.integer) or levels < 1:
         raise ValueError(f"levels must be an integer of at least 1, got {levels}")
     most = max(max_levels(size, wavelet=wavelet), 1)
     if levels > most:
