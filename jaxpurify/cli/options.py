@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import re
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from tyro import conf
 
 from jaxpurify import specification
 from jaxpurify.cli.start import start
+from jaxpurify.files import expanded
 
 Specification = Annotated[str, conf.arg(metavar="SPEC")]
 Specifications = Annotated[conf.UseAppendAction[tuple[str, ...]], conf.arg(metavar="SPEC", help_behavior_hint="")]
@@ -59,10 +59,11 @@ class Input:
         """Load the images and the classifier.
 
         Returns:
-            The data set and the classifier.
+            The data set, its labels numbered as the classifier's classes, and the classifier.
 
         Raises:
-            ValueError: if either is unknown, or no classifier was named for data that has none of its own.
+            ValueError: if either is unknown, no classifier was named for data that has none of its own, or their
+                classes cannot be matched.
         """
         from jaxpurify import datasets, networks
 
@@ -75,10 +76,7 @@ class Input:
         classifier = networks.load_classifier(name, weights=self.weights)
         options = {} if self.size is None else {"size": self.size}
         data = datasets.load(self.data, split=self.split, limit=self.limit, **options)
-        named = not all(name.isdecimal() for name in data.class_names)
-        if named and tuple(data.class_names) != tuple(classifier.class_names):
-            print(f"note: the classes of {data.name} have other names than those of {name}", file=sys.stderr)
-        return data, classifier
+        return data.matched(classifier.class_names, classifier=name), classifier
 
     def other(self, which: str) -> Any:
         """Load other images beside these: another split of the same data, or another file or folder.
@@ -92,14 +90,12 @@ class Input:
         Raises:
             ValueError: if it cannot be loaded.
         """
-        from pathlib import Path
-
         from jaxpurify import datasets
 
         options: dict[str, Any] = {} if self.size is None else {"size": self.size}
-        if Path(which).exists():
+        if expanded(which).exists():
             return datasets.load(which, limit=self.limit, **options)
-        if self.data != EMBEDDED and Path(self.data).exists():
+        if self.data != EMBEDDED and expanded(self.data).exists():
             raise ValueError(f"{self.data} has no split {which!r}, expected a file or folder with other images")
         return datasets.load(self.data, split=which, limit=self.limit, **options)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxpurify import images as _images
+from jaxpurify.datasets.classes import as_names, matched_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -41,8 +42,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Check everything, and keep labels as int32."""
-        images, labels, class_names = np.asarray(self.images), np.asarray(self.labels), tuple(self.class_names)
         of = f" of {self.name}"
+        images = np.asarray(_images.as_array(self.images, name="images" + of))
+        labels = np.asarray(_images.as_array(self.labels, name="labels" + of))
+        class_names = as_names(self.class_names)
         _images.check_images(images, name="images" + of)
         if images.dtype != np.float32:
             raise TypeError(f"images{of} must be float32, got {images.dtype}: convert them with astype('float32')")
@@ -79,6 +82,26 @@ class Dataset:
         if not len(chosen):
             raise ValueError(f"rows must select at least one of the {len(self)} images of {self.name}, got {rows!r}")
         return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
+    def matched(self, class_names: tuple[str, ...] | None, *, classifier: str = "the classifier") -> "Dataset":
+        """Number labels as a classifier numbers its classes: by name where both have names.
+
+        Args:
+            class_names: the classifier's classes, or None.
+            classifier: what an error message calls it.
+
+        Returns:
+            The data set with the classifier's classes; the same one where labels stand as they are.
+
+        Raises:
+            ValueError: if a class of the data is not one of the classifier's, or could be several.
+        """
+        labels, names = matched_labels(
+            self.labels, self.class_names, class_names, data=self.name, classifier=classifier
+        )
+        if labels is self.labels:
+            return self
+        return dataclasses.replace(self, labels=labels, class_names=names or self.class_names)
 
     def fingerprint(self) -> str:
         """Hash images and labels, so that a run that goes on notices other data.

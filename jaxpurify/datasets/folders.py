@@ -3,14 +3,16 @@
 import csv
 import itertools
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxpurify import images as _images
+from jaxpurify.datasets import classes
 from jaxpurify.datasets.dataset import Dataset
-from jaxpurify.datasets.pictures import RESIZED, Size, as_pair, stack
+from jaxpurify.datasets.pictures import RESIZED, as_pair, is_leftover, stack
+from jaxpurify.files import expanded
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 COLUMNS = ("file", "label")
@@ -21,14 +23,15 @@ def load(
     path: str | os.PathLike,
     limit: int | None = None,
     labels: str | os.PathLike | None = None,
-    class_names: Sequence[str] | None = None,
-    size: Size = None,
+    class_names: Any = None,
+    size: Any = None,
 ) -> Dataset:
     """Load a folder of images.
 
     Where there is a CSV file, it has the columns ``file`` (relative to the folder) and ``label``: a class's name, or
-    its number from 0. Otherwise each sub-folder is a class. Classes are numbered in the order of ``class_names``, else
-    of their sorted names: a classifier that numbers them otherwise, or knows more of them, needs ``class_names``.
+    its number from 0. Otherwise each sub-folder is a class. Where all labels or sub-folders are whole numbers, those
+    are the numbers of the classes ("007" and "7.0" are 7). Otherwise classes are numbered in the order of
+    ``class_names``, else of their sorted names: ``evaluate`` and the command match those with the classifier's by name.
 
     Args:
         path: the folder.
@@ -42,48 +45,77 @@ def load(
         The images and labels. Where some images are grey and some coloured, all become RGB; opacity is dropped.
 
     Raises:
-        ValueError: if the folder, the CSV file or an image is missing or damaged, a class is unknown, or sizes differ.
+        TypeError: if ``class_names`` are not names.
+        ValueError: if the folder, the CSV file or an image is missing or damaged, a class is unknown, a number cannot
+            be a class's, or sizes differ.
     """
-    path, pair = Path(path), as_pair(size)
-    table = Path(labels) if labels is not None else path / "labels.csv"
+    path, pair = expanded(path), as_pair(size)
+    given = None if class_names is None else classes.as_names(class_names)
+    table = expanded(labels) if labels is not None else path / "labels.csv"
     if labels is not None and not table.is_file():
         raise ValueError(f"{table} does not exist, expected a CSV file with the columns {' and '.join(COLUMNS)}")
     if table.is_file():
         listed = _from_csv(path, table)
-        found = _class_names([label for _, label in listed])
+        where: dict[str, str] = {}
+        for row, (_, label) in enumerate(listed, start=1):
+            where.setdefault(label, f"row {row} of {table}")
+        numbers, known = classes.numbered(where, class_names=given) if listed else ({}, ())
     else:
-        listed, found = _from_folders(path)
+        folders = _from_folders(path)
+        numbers, known = classes.numbered({folder.name: str(folder) for folder in folders}, class_names=given)
+        _check_apart(path, numbers)
+        listed = _in_turn(folders)
     if not listed:
         raise ValueError(f"{path} has no images, expected files that end in {', '.join(ENDINGS)}")
     listed = listed[:limit]
-    known = found if class_names is None else tuple(class_names)
-    numbers = np.array([_number(label, known, path) for _, label in listed], np.int32)
     return Dataset(
         images=stack(((str(file), _images.read(file)) for file, _ in listed), size=pair),
-        labels=numbers,
+        labels=np.array([numbers[label] for _, label in listed], np.int32),
         class_names=known,
         name=path.resolve().name,
         source=f"the folder {path.resolve().name}" + (f", {RESIZED.format(*pair)}" if pair else ""),
     )
 
 
-def _from_folders(path: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...]]:
-    """List the images of every sub-folder, one of each in turn; an empty sub-folder is a class all the same."""
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _from_folders(path: Path) -> dict[Path, list[Path]]:
+    """List the images of every sub-folder; an empty sub-folder is a class all the same."""
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_leftover(entry.name))
     if not folders:
         raise ValueError(
             f"{path} has neither sub-folders nor a labels.csv: expected a sub-folder a class, or a CSV file with the "
             f"columns {' and '.join(COLUMNS)}"
         )
-    found = []
+    found = {}
     for folder in folders:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        files = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in ENDINGS]
-        if not files and any(entry.is_dir() for entry in entries):
+        entries = sorted(entry for entry in folder.iterdir() if not is_leftover(entry.name))
+        found[folder] = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in ENDINGS]
+        if not found[folder] and any(entry.is_dir() for entry in entries):
             raise ValueError(f"{folder} has folders in it, no images: if those are the classes, load {folder} instead")
-        found.append([(file, folder.name) for file in files])
-    in_turn = [entry for turn in itertools.zip_longest(*found) for entry in turn if entry is not None]
-    return in_turn, tuple(folder.name for folder in folders)
+        if not found[folder] and entries:
+            raise ValueError(
+                f"{folder} must hold images that end in {', '.join(ENDINGS)}, or nothing, got {entries[0].name}: "
+                "convert its images, or move the folder away if it is not a class"
+            )
+    return found
+
+
+def _in_turn(folders: dict[Path, list[Path]]) -> list[tuple[Path, str]]:
+    """List one image of each class in turn: folders in the order of their numbers, else of their names."""
+    ordered = sorted(folders, key=lambda folder: (classes.class_number(folder.name) or 0, folder.name))
+    files = [[(file, folder.name) for file in folders[folder]] for folder in ordered]
+    return [entry for turn in itertools.zip_longest(*files) for entry in turn if entry is not None]
+
+
+def _check_apart(path: Path, numbers: dict[str, int]) -> None:
+    """Check that no two sub-folders are one class, as "7" and "07" would be."""
+    first: dict[int, str] = {}
+    for name, number in numbers.items():
+        if number in first:
+            raise ValueError(
+                f"{path} must have one sub-folder a class, but {first[number]} and {name} are both class {number}: "
+                "rename one or put their images together"
+            )
+        first[number] = name
 
 
 def _from_csv(path: Path, table: Path) -> list[tuple[Path, str]]:
@@ -103,19 +135,3 @@ def _from_csv(path: Path, table: Path) -> list[tuple[Path, str]]:
         if not all(row):
             raise ValueError(f"{table} must have a file and a label in every row, but row {number} lacks one")
     return [(path / file, label) for file, label in rows]
-
-
-def _class_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """Name the classes of a CSV file: where all labels are numbers, they count from 0."""
-    if labels and all(label.isdecimal() for label in labels):
-        return tuple(str(number) for number in range(max(map(int, labels)) + 1))
-    return tuple(sorted(set(labels)))
-
-
-def _number(label: str, class_names: tuple[str, ...], path: Path) -> int:
-    if label in class_names:
-        return class_names.index(label)
-    if label.isdecimal() and int(label) < len(class_names):
-        return int(label)
-    shown = ", ".join(class_names[:10]) + (", …" if len(class_names) > 10 else "")
-    raise ValueError(f"{path} has the label {label!r}, expected one of {len(class_names)} classes: {shown}")

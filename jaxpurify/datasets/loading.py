@@ -2,11 +2,12 @@
 
 import inspect
 import os
-from pathlib import Path
 from typing import Any
 
+from jaxpurify.checks import check_count, kind
 from jaxpurify.datasets import folders, npz, photos, tfds_source
 from jaxpurify.datasets.dataset import Dataset
+from jaxpurify.files import expanded
 
 POSSIBLE = '"photos", a .npz file, a folder of images, or a data set of TensorFlow Datasets such as "cifar10"'
 
@@ -20,7 +21,7 @@ def names() -> tuple[str, ...]:
     return ("photos",)
 
 
-def load(name: str | os.PathLike, *, split: str = "test", limit: int | None = None, **options: Any) -> Dataset:
+def load(name: str | os.PathLike, *, split: str = "test", limit: Any = None, **options: Any) -> Dataset:
     """Load labelled images.
 
     Args:
@@ -46,12 +47,13 @@ def load(name: str | os.PathLike, *, split: str = "test", limit: int | None = No
         >>> data.images.shape, data.class_names[int(data.labels[0])]
         ((16, 32, 32, 3), 'astronaut')
     """
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit must be an integer of at least 1, got {limit!r}")
+    limit = None if limit is None else check_count(limit, name="limit")
     if not isinstance(name, str | os.PathLike) or not str(name):
-        raise ValueError(f"a data set is a name, a file or a folder, got {name!r}")
+        raise ValueError(
+            f"a data set is a name, a file or a folder, got {repr(name) if isinstance(name, str) else kind(name)}"
+        )
     text = os.fspath(name)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if text == "photos":
         return _call(photos.load, "photos", options, split=split, limit=limit)
     if text.lower().endswith(".npz"):

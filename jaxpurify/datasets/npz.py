@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxpurify.datasets import classes
 from jaxpurify.datasets.dataset import Dataset, to_float
+from jaxpurify.files import expanded
 
 NEEDED = ("images", "labels")
 
@@ -30,16 +32,15 @@ def load(*, path: str | os.PathLike, limit: int | None = None) -> Dataset:
         TypeError: if an array has a dtype that it cannot have.
         ValueError: if the file is missing, damaged or lacks an array, or an array does not fit.
     """
-    path = Path(path)
+    path = expanded(path)
     arrays = _read(path)
     images, labels = arrays["images"], arrays["labels"]
     if images.shape[:1] != labels.shape[:1]:
         raise ValueError(f"{path} must have one label an image, got images {images.shape} and labels {labels.shape}")
     if "class_names" in arrays:
-        class_names = tuple(str(name) for name in arrays["class_names"].ravel())
+        class_names = classes.as_names(arrays["class_names"].ravel(), name=f"class_names of {path.name}")
     else:
-        countable = np.issubdtype(labels.dtype, np.integer) and labels.size
-        class_names = tuple(str(number) for number in range(int(labels.max()) + 1 if countable else 0))
+        class_names = classes.counted(labels, name=f"labels of {path.name}")
     return Dataset(
         images=to_float(images[:limit], name=f"images of {path.name}"),
         labels=labels[:limit],
@@ -61,7 +62,7 @@ def read_images(path: str | os.PathLike) -> np.ndarray:
     Raises:
         ValueError: if the file is missing, damaged or has no such array.
     """
-    return _read(Path(path), needed=("images",))["images"]
+    return _read(expanded(path), needed=("images",))["images"]
 
 
 def _read(path: Path, *, needed: tuple[str, ...] = NEEDED) -> dict[str, np.ndarray]:

@@ -1,12 +1,16 @@
 """Pictures of various sizes and channels, as files have them, in one array."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxpurify.datasets.dataset import to_float
 
-Size = int | tuple[int, int] | None
+Size = Any  # checked by `as_pair`
+# What systems and notebooks leave in folders, besides what begins with a dot.
+LEFTOVERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
+LEFTOVERS |= {"thumbs.db", "desktop.ini"}
 RESIZED = "resized to {}×{} with Pillow's bicubic filter"
 
 
@@ -43,7 +47,19 @@ def stack(pictures: Iterable[tuple[str, np.ndarray]], *, size: Size = None) -> n
     )
 
 
-def as_pair(size: Size) -> tuple[int, int] | None:
+def is_leftover(name: str) -> bool:
+    """Tell whether a file or folder is no part of the data: hidden, or left by a system.
+
+    Args:
+        name: its name, without the path.
+
+    Returns:
+        Whether to skip it.
+    """
+    return name.startswith(".") or name.lower() in LEFTOVERS
+
+
+def as_pair(size: Any) -> tuple[int, int] | None:
     """Check a size.
 
     Args:
@@ -53,14 +69,15 @@ def as_pair(size: Size) -> tuple[int, int] | None:
         Rows and columns, or None.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if it is something else, or a number is not positive.
     """
     if size is None:
         return None
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"size must be a positive number of pixels, or rows and columns, got {size!r}")
-    return pair
+    pair = tuple(size) if isinstance(size, Sequence | np.ndarray) and not isinstance(size, str) else (size, size)
+    whole = all(isinstance(side, int | np.integer) and not isinstance(side, bool) for side in pair)
+    if len(pair) != 2 or not whole or min(pair) < 1:
+        raise ValueError(f"size must be a positive whole number of pixels, or rows and columns, got {size!r}")
+    return int(pair[0]), int(pair[1])
 
 
 def _fit(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

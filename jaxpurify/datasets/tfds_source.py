@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxpurify.datasets.dataset import Dataset
-from jaxpurify.datasets.pictures import RESIZED, Size, as_pair, stack
+from jaxpurify.datasets.pictures import RESIZED, as_pair, stack
+from jaxpurify.files import expanded
 
 FORMAT = "array_record"
 INSTALL = "pip install 'jaxpurify[tensorflow]'"
@@ -34,7 +35,7 @@ def load(
     split: str = "test",
     limit: int | None = None,
     data_dir: str | os.PathLike | None = None,
-    size: Size = None,
+    size: Any = None,
 ) -> Dataset:
     """Load a data set of TensorFlow Datasets, downloading and preparing it where that was not done before.
 
@@ -110,6 +111,7 @@ def _source(name: str, split: str, data_dir: str | os.PathLike | None) -> tuple[
     """Return the builder of a data set and the examples of one split."""
     import tensorflow_datasets as tfds
 
+    data_dir = None if data_dir is None else expanded(data_dir)
     builder = _prepared(tfds, name, data_dir)
     try:
         return builder, tfds.data_source(name, split=split, data_dir=data_dir, download=False)
