@@ -11,7 +11,11 @@ import numpy as np
 from jaxpurify import gradients
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
-from jaxpurify.models import Defended, as_target, attribute
+from jaxpurify.checks import check_batch_size
+from jaxpurify.independence import check_independence
+from jaxpurify.models import Defended, as_purifier, as_target, attribute
+from jaxpurify.outputs import check_logits
+from jaxpurify.precision import widened
 from jaxpurify.purifiers.bit_depth import BitDepth
 from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass
 
@@ -36,6 +40,7 @@ class Detector:
 
     threshold: Any
     random = False
+    couples_images = False
     is_detector = True
 
     def score(self, target: Any, images: Any, key: Any = None) -> jax.Array:
@@ -58,13 +63,17 @@ class Detector:
             Booleans of shape ``(batch,)``: a score above the threshold, or one that is no number.
 
         Raises:
-            ValueError: if the detector has no threshold yet.
+            ValueError: if the detector has no threshold yet, or images have values out of range.
         """
         if self.threshold is None:
             raise ValueError(
                 f"{type(self).__name__} has no threshold yet: choose one with detector.calibrated(target, images) on "
                 "legitimate training images"
             )
+        images = _images.as_jax(images)
+        _images.check_images(images)
+        if concrete(images):
+            _images.check_values(images)
         score = self.score(target, images, key)
         return ~(score <= jnp.asarray(self.threshold, score.dtype))
 
@@ -75,7 +84,7 @@ class Detector:
         key: Any = None,
         *,
         false_positive_rate: float = 0.05,
-        batch_size: int = 64,
+        batch_size: Any = 64,
     ) -> Any:
         """Return the detector with the smallest threshold that calls few of some legitimate images adversarial.
 
@@ -91,15 +100,18 @@ class Detector:
             A detector of the same kind.
 
         Raises:
-            ValueError: if the rate is out of its domain or a score is not finite.
+            ValueError: if the rate is out of its domain, the target returns no logits, a score is not finite, or an
+                image's logits or score depend on the other images or on chance.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size}")
+        batch_size = check_batch_size(batch_size)
         if not 0 <= false_positive_rate < 1:
             raise ValueError(f"false_positive_rate must be at least 0 and below 1, got {false_positive_rate}")
-        target, images = as_target(target), np.asarray(images)
+        target, images = as_target(target), _images.as_array(images)
         _images.check_images(images)
+        images = np.asarray(images)
+        _images.check_values(images)
         keys = None if key is None else _keys.per_image(key, len(images))
+        self._check(target, images, keys)
         scores: list[np.ndarray] = []
         for first in range(0, len(images), batch_size):
             # Filled up, so that one program serves all batches.
@@ -112,6 +124,13 @@ class Detector:
         # The last of those that must not be called adversarial; a share such as 0.95 of 20 is meant to be 19.
         kept = math.ceil(len(known) * (1 - false_positive_rate) - 1e-9)
         return dataclasses.replace(self, threshold=float(known[kept - 1]))  # type: ignore[type-var]
+
+    def _check(self, target: Any, images: np.ndarray, keys: Any) -> None:
+        """Refuse a target without logits, and one that with this detector does not treat each image by itself."""
+        own = _keys.per_image(jax.random.key(0), 1) if attribute(target, "random") else None
+        name = getattr(target, "name", type(target).__name__)
+        jax.eval_shape(lambda model, one: check_logits(model(one, own), 1, name=name), target, jnp.asarray(images[:1]))
+        check_independence(self.around(target), images, keys, name="the target with its detector")
 
     def around(self, target: Any) -> Any:
         """Return the target whose outputs are ``Watched``: the logits, and the score of this detector.
@@ -142,7 +161,7 @@ class _Around:
 
     @property
     def couples_images(self) -> bool:
-        return attribute(self.target, "couples_images")
+        return attribute(self.target, "couples_images") or attribute(self.detector, "couples_images")
 
     def __call__(self, images, key=None):
         logits = self.target(images, key if attribute(self.target, "random") else None)
@@ -199,12 +218,17 @@ class FeatureSqueezing(Detector):
         )
         if not made or not self.squeezers:
             raise ValueError(f"squeezers must be a tuple of purifiers, got {self.squeezers!r}")
+        object.__setattr__(self, "squeezers", tuple(as_purifier(each) for each in self.squeezers))
         if self.threshold is not None and concrete(self.threshold) and not 0 <= self.threshold <= 2:
             raise ValueError(f"threshold must be a distance of probabilities, from 0 to 2, got {self.threshold}")
 
     @property
     def random(self) -> bool:  # type: ignore[override]
         return any(attribute(squeezer, "random") for squeezer in self.squeezers)
+
+    @property
+    def couples_images(self) -> bool:  # type: ignore[override]
+        return any(attribute(squeezer, "couples_images") for squeezer in self.squeezers)
 
     def differentiable(self) -> Any:
         """Return the detector with a surrogate going backward wherever a squeezer declares one."""
@@ -223,16 +247,19 @@ class FeatureSqueezing(Detector):
         Returns:
             Shape ``(batch,)``, from 0 to 2.
         """
-        target = as_target(target)
+        target, images = as_target(target), _images.as_jax(images)
+        _images.check_images(images)
         if key is None and (attribute(target, "random") or self.random):
             raise ValueError("the target or a squeezer is random, expected a key: pass key=jax.random.key(0)")
         keys: Any = None if key is None else _keys.per_image(key, images.shape[0])
-        plain = jax.nn.softmax(target(images, keys if attribute(target, "random") else None))
+        logits = target(images, keys if attribute(target, "random") else None)
+        name = getattr(target, "name", type(target).__name__)
+        plain = jax.nn.softmax(widened(check_logits(logits, images.shape[0], name=name)))
         distances = []
         for number, squeezer in enumerate(self.squeezers):
             squeezed = Defended(target, squeezer)
             own = _keys.fold(keys, number) if squeezed.random else None
-            distances.append(jnp.abs(plain - jax.nn.softmax(squeezed(images, own))).sum(axis=-1))
+            distances.append(jnp.abs(plain - jax.nn.softmax(widened(squeezed(images, own)))).sum(axis=-1))
         return jnp.stack(distances).max(axis=0)
 
 

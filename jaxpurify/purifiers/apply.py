@@ -8,13 +8,17 @@ import numpy as np
 
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
-from jaxpurify.models import as_target, attribute
+from jaxpurify.checks import check_batch_size, kind
+from jaxpurify.independence import check_independence
+from jaxpurify.models import as_purifier, attribute
+from jaxpurify.outputs import check_purified
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels, and how many of them are colour: the last of two or four is opacity
+PROBED = 32  # pixels to a side of what a purifier is first tried on
 PIXELS = 2**22  # in one program at most, so that a folder of large photographs fits the memory
 
 
-def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: int = 64) -> Any:
+def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: Any = 64) -> Any:
     """Purify images of any size and kind, and return them as they came.
 
     Images of equal size go through one compiled program together, in a list too. Opacity, the last of two or four
@@ -32,11 +36,13 @@ def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: int = 64)
 
     Returns:
         What was given: a list for a list, NumPy for NumPy and JAX for JAX, of the same dtype (``uint8`` is rounded to
-        the nearest level). Height and width are those that the purifier returns.
+        the nearest level). For arrays of other libraries, such as PyTorch's tensors, NumPy's come back. Height and
+        width are those that the purifier returns.
 
     Raises:
         TypeError: on a dtype that is neither ``uint8`` nor floating point, a raw key, an ensemble, or what is no array.
-        ValueError: on NaN, values outside [0, 1], an unexpected shape, no image, or a random purifier without key.
+        ValueError: on NaN, values outside [0, 1], an unexpected shape, no image, a random purifier without key, or one
+            that couples the images of a batch, or draws, without saying so.
 
     Source: our choice.
 
@@ -47,9 +53,8 @@ def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: int = 64)
         >>> clean.shape, clean.dtype.name
         ((30, 40, 3), 'uint8')
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size}")
-    purifier, several = as_target(purifier), isinstance(images, list | tuple)
+    batch_size = check_batch_size(batch_size)
+    purifier, several = as_purifier(purifier), isinstance(images, list | tuple)
     if attribute(purifier, "is_ensemble"):
         raise TypeError(
             f"{_name(purifier)} is an ensemble, which averages what a classifier says and returns no images: use it in "
@@ -58,12 +63,16 @@ def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: int = 64)
     given = list(images) if several else [images]
     if not given:
         raise ValueError("images must hold at least one image, got an empty list")
-    batches = [_as_batch(each, f"images[{i}]" if several else "images", alone=several) for i, each in enumerate(given)]
+    names = [f"images[{i}]" for i in range(len(given))] if several else ["images"]
+    given = [_images.as_array(each, name=name) for each, name in zip(given, names, strict=True)]
+    batches = [_as_batch(each, name, alone=several) for each, name in zip(given, names, strict=True)]
     flat = [image for batch in batches for image in batch]
-    done = _purify_each(purifier, flat, _keys_of(purifier, key, len(flat)), batch_size)
+    keys = _keys_of(purifier, key, len(flat))
+    _check_independence(purifier, flat[0], keys)
+    done = _purify_each(purifier, flat, keys, batch_size)
     if several:
         return [_as_given(image, each) for image, each in zip(done, given, strict=True)]
-    return _as_given(np.stack(done) if np.ndim(images) == 4 else done[0], images)
+    return _as_given(np.stack(done) if np.ndim(given[0]) == 4 else done[0], given[0])
 
 
 def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
@@ -73,7 +82,7 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
         raise TypeError(f"{name} is being traced: inside jit, vmap or grad call the purifier itself on float32 images")
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if shape is None or dtype is None:
-        raise TypeError(f"{expected}, got {type(image).__name__}: pass an array, or a list of arrays")
+        raise TypeError(f"{expected}, got {kind(image)}: pass an array, or a list of arrays")
     floating = jnp.issubdtype(dtype, jnp.floating)
     if not floating and dtype != np.uint8:
         raise TypeError(f"{expected}, got {dtype}: 8-bit levels? convert with images.astype('uint8')")
@@ -86,15 +95,29 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
     if len(shape) > 2 and shape[-1] not in COLOURS:
         first = len(shape) - 3
         axes = (0, 2, 3, 1)[: len(shape)] if first else (1, 2, 0)
-        hint = f"channels first? use images.transpose{axes}"
-        raise ValueError(
-            f"{expected}, got {shape}: {hint if shape[first] in COLOURS else 'grey? add images[..., None]'}"
-        )
+        hints = [f"channels first? use images.transpose{axes}"] if shape[first] in COLOURS else []
+        hints += ["grey? add images[..., None]"] if not first or not hints else []
+        raise ValueError(f"{expected}, got {shape}: {'; '.join(hints)}")
     values = np.asarray(image)
     if floating:
         _images.check_values(values.astype(np.float32), name=name)
     values = values[..., None] if values.ndim == 2 else values
     return values if values.ndim == 4 else values[None]
+
+
+def _check_independence(purifier: Any, image: np.ndarray, keys: Any) -> None:
+    """Refuse a purifier for which it matters what else is in a batch: on a small cut, or on the whole if it must be."""
+    own = None if keys is None else keys[:1]
+    for side in (PROBED, None):
+        cut = image[None, :side, :side, : COLOURS[image.shape[-1]]]
+        cut = cut.astype(np.float32) / np.float32(255 if image.dtype == np.uint8 else 1)
+        try:
+            made = jax.eval_shape(lambda p, x: p(x, own), purifier, cut)
+        except Exception:  # it wants larger images, or says what is wrong when it gets the whole
+            continue
+        if getattr(made, "shape", ())[:1] == (1,):
+            check_independence(purifier, cut, own, name=_name(purifier))
+        return
 
 
 def _keys_of(purifier: Any, key: Any, count: int) -> Any:
@@ -160,7 +183,9 @@ def _purify_batch(purifier: Any, batch: np.ndarray, keys: Any) -> np.ndarray:
 
 
 # The purifier is an argument: other parameters do not compile anew.
-_call = jax.jit(lambda purifier, images, keys: purifier(images, keys))
+@jax.jit
+def _call(purifier: Any, images: Any, keys: Any) -> Any:
+    return check_purified(purifier(images, keys), images, name=_name(purifier))
 
 
 def _as_given(purified: np.ndarray, given: Any) -> Any:

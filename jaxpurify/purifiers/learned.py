@@ -7,9 +7,8 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from jaxpurify import classifiers
 from jaxpurify.images import saturate
-from jaxpurify.models import as_target, attribute
+from jaxpurify.models import as_purifier, attribute
 
 
 def as_network(model: Any) -> Any:
@@ -28,7 +27,7 @@ def as_network(model: Any) -> Any:
     if isinstance(model, type) or not callable(model):
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise TypeError(f"network must be a callable images -> images, got {got}: networks.load_network gives one")
-    network = classifiers.of_nnx(model) if classifiers.is_nnx(model) else as_target(model)
+    network = as_purifier(model)
     if attribute(network, "random"):
         raise TypeError(f"network must give the same images every time, got {type(model).__name__}, which needs a key")
     return network

@@ -1,7 +1,6 @@
 """Image quilting: the image put together anew from small patches of clean photographs."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpurify import images as _images
+from jaxpurify.files import expanded
 from jaxpurify.images import LUMA
 from jaxpurify.models import purifier
 from jaxpurify.purifiers.identity import Identity
@@ -123,7 +123,7 @@ def read_patches(source: str, *, count: int, size: int) -> Float[np.ndarray, "co
     if source == "photos":
         pictures: list[Any] = list(datasets.load("photos", split="train").images)
     else:
-        folder = Path(source)
+        folder = expanded(source)
         pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
         if not pictures:
             raise ValueError(f"source must be photos or a folder of images, got {source!r}, which holds none")
