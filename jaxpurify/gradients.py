@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify import keys as _keys
-from jaxpurify.models import Repeat, Sequential, as_target, attribute, purifier
+from jaxpurify.models import Repeat, Sequential, as_purifier, as_target, attribute, purifier
+from jaxpurify.precision import widened
 from jaxpurify.pytrees import pytree_dataclass, static
 
 
@@ -34,7 +35,7 @@ def straight_through(model: Any) -> Any:
     """
     if attribute(model, "is_ensemble"):
         return _within(model, straight_through)
-    return _Changed(forward=as_target(model), backward=_Nearest())
+    return _Changed(forward=as_purifier(model), backward=_Nearest())
 
 
 def substitute(model: Any, surrogate: Any = None) -> Any:
@@ -58,7 +59,7 @@ def substitute(model: Any, surrogate: Any = None) -> Any:
     if attribute(model, "is_ensemble"):
         return _within(model, lambda stage: substitute(stage, surrogate))
     if surrogate is not None:
-        return _Changed(forward=as_target(model), backward=as_target(surrogate))
+        return _Changed(forward=as_purifier(model), backward=as_purifier(surrogate))
     if not has_surrogate(model):
         raise ValueError(
             f"{type(model).__name__} declares no surrogate, expected one: pass substitute(purifier, surrogate=...) or "
@@ -278,10 +279,10 @@ class Expectation:
             target: a random target.
             images: shape ``(batch, height, width, channel)``.
             keys: typed keys of shape ``(batch,)``; draw d gets them with d folded in.
-            loss: outputs to per-image losses of shape ``(batch,)``.
+            loss: outputs to per-image losses of shape ``(batch,)``, or to a tree of such arrays.
 
         Returns:
-            The expected loss, shape ``(batch,)``, and the mean outputs.
+            The expected loss, shape ``(batch,)``, and the mean outputs, in float32 at least.
         """
         chunk = self.chunk or self.samples
         parts = [
@@ -301,11 +302,12 @@ class Expectation:
             def one(draw):
                 outputs = target(images, _keys.fold(keys, draw))
                 value = loss(outputs) if self.of == "loss" else jnp.zeros(images.shape[0], images.dtype)
+                outputs = widened(outputs)
                 return value, jax.nn.log_softmax(outputs) if self.of == "probabilities" else outputs
 
             losses, outputs = jax.vmap(one)(draws)
             if self.of == "probabilities":
                 return losses.sum(axis=0), jax.nn.logsumexp(outputs, axis=0)
-            return losses.sum(axis=0), jax.tree.map(lambda value: value.sum(axis=0), outputs)
+            return jax.tree.map(lambda value: value.sum(axis=0), (losses, outputs))
 
         return run(target, images)

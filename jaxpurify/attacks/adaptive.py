@@ -12,8 +12,14 @@ from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.gradient import PGD
 from jaxpurify.attacks.hop_skip_jump import HopSkipJump
 from jaxpurify.attacks.noise import RandomNoise
-from jaxpurify.models import Defended, attribute
-from jaxpurify.pytrees import Scalar, pytree_dataclass, static
+from jaxpurify.attacks.result import Problem
+from jaxpurify.attacks.tracing import check_same_count, differentiable
+from jaxpurify.attacks.transfer import SurrogateEnsemble
+from jaxpurify.attacks.transferable import MDIFGSM
+from jaxpurify.datasets.classes import check_same_classes
+from jaxpurify.independence import check_independence
+from jaxpurify.models import Defended, as_target, attribute
+from jaxpurify.pytrees import PerImage, pytree_dataclass, static
 
 
 @pytree_dataclass
@@ -25,10 +31,13 @@ class Adaptive(Cascade):
     target: AutoAttack ``rand`` too, PGD with twice the steps, and EOT in every gradient. Against a purifier (a
     ``Defended`` target): APGD through the identity in its place (BPDA) and through its surrogates, and images found on
     the bare classifier (unless the purifier changes their size). A purifier may bring attacks of its own by a method
-    ``adaptive_attacks(norm, epsilon)`` that returns attacks by name.
+    ``adaptive_attacks(norm, epsilon)`` that returns attacks by name. With ``surrogates``: images found on each of
+    them, and on all of them together. Against outputs that have no gradient, such as decisions, the attacks that follow
+    one are left out.
 
     Args:
-        epsilon: the ball's size, in units of [0, 1].
+        epsilon: the ball's size, in units of [0, 1], or one for each image, shape ``(images,)``.
+        surrogates: classifiers that the attacker has beside the target, such as others trained on the same data.
         norm: ``"linf"`` or ``"l2"``, or ``"l1"`` (then without the attacks that are not for it).
         steps: iterations of APGD and FAB.
         queries: queries of Square and of HopSkipJump, each.
@@ -38,7 +47,8 @@ class Adaptive(Cascade):
     it needs no thought about the one defence; the choice is ours.
     """
 
-    epsilon: Scalar = 8 / 255
+    epsilon: PerImage = 8 / 255
+    surrogates: tuple[Any, ...] = ()
     norm: str = static("linf")
     steps: int = static(100)
     queries: int = static(5000)
@@ -48,6 +58,18 @@ class Adaptive(Cascade):
         """Refuse counts below one."""
         super().check()
         check_counts(self, "steps", "queries", "draws")
+        if not isinstance(self.surrogates, tuple | list):
+            raise TypeError(f"surrogates must be a tuple of classifiers, got {type(self.surrogates).__name__}")
+        object.__setattr__(self, "surrogates", tuple(as_target(model) for model in self.surrogates))
+
+    def parts_of(self, target: Any, problem: Problem) -> Sequence[Part]:
+        """Return what is tried on these images, without attacks that would follow a gradient where there is none."""
+        for number, model in enumerate(self.surrogates):
+            name = f"surrogate {number}"
+            check_same_count(model, target, problem.images, names=(name, "the target"))
+            check_independence(model, problem.images, problem.keys, name=name)
+        parts = super().parts_of(target, problem)
+        return [part for part in parts if not part.attack.uses_gradient or differentiable(part.target, problem.images)]
 
     def parts(self, target: Any, classes: int) -> Sequence[Part]:
         """Return what is tried, the cheapest first."""
@@ -57,6 +79,10 @@ class Adaptive(Cascade):
         for name, changed in _views(target):
             eot = gradients.Expectation(samples=20) if attribute(changed, "random") else None
             parts.append(Part(name, APGD(**ball, steps=self.steps, eot=eot), changed))
+        for name, models in _surrogates(self.surrogates):
+            ensemble = SurrogateEnsemble(models)
+            check_same_classes(ensemble, target, names=(name, "the target"))
+            parts.append(Part(name, MDIFGSM(**ball, steps=self.steps), ensemble))
         if random:
             # The field's yardstick for random purifiers, and at times stronger than APGD, which is misled by noise.
             parts.append(Part("PGD", PGD(**ball, steps=2 * self.steps, eot=gradients.Expectation(samples=20)), target))
@@ -82,6 +108,12 @@ def _views(target: Any) -> list[tuple[str, Any]]:
     if gradients.has_surrogate(target.purifier):
         views.append(("substitute", Defended(target.classifier, gradients.substitute(target.purifier))))
     return views
+
+
+def _surrogates(models: tuple[Any, ...]) -> list[tuple[str, tuple[Any, ...]]]:
+    """Return each surrogate by itself, and all of them where there are several, by name."""
+    several = [("surrogates", models)] if len(models) > 1 else []
+    return [*((f"surrogate {number}", (model,)) for number, model in enumerate(models)), *several]
 
 
 def _own(target: Any, norm: str, epsilon: Any) -> list[Part]:

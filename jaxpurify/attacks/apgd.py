@@ -10,13 +10,15 @@ from jaxpurify import keys as _keys
 from jaxpurify.attacks import apgd_schedule, losses
 from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.checks import check_counts, check_share
-from jaxpurify.attacks.draws import averaged, draws_of, search_keys
+from jaxpurify.attacks.draws import averaged, draws_of, loss_and_gradient, search_keys
+from jaxpurify.attacks.hyperplane import likeliest_others
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Best, Problem, blank_best, choose
 from jaxpurify.attacks.rules import kth_largest
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
-from jaxpurify.pytrees import Scalar, pytree_dataclass, static
+from jaxpurify.precision import divided
+from jaxpurify.pytrees import PerImage, Scalar, pytree_dataclass, static
 
 # No search has so many steps: the draws that rank the classes are met by no step.
 _RANKING = 2**32 - 1
@@ -63,7 +65,7 @@ class APGD(Attack):
     backward pass (``eot.samples`` of each against a random target). Ranking the classes costs one forward pass more.
 
     Args:
-        epsilon: the ball's size, in units of [0, 1].
+        epsilon: the ball's size, in units of [0, 1], or one for each image, shape ``(images,)``.
         rho: the step is halved at a checkpoint unless this share of the steps before it raised the loss.
         momentum: share of the gradient step in a step; the rest repeats the last move. The l1 search has none.
         eot: the expectation over a random target's keys, or None for one draw a step.
@@ -83,7 +85,7 @@ class APGD(Attack):
     search still goes back to it at a halving; measured on fresh draws, the two images are equally strong.
     """
 
-    epsilon: Scalar = 8 / 255
+    epsilon: PerImage = 8 / 255
     rho: Scalar = 0.75
     momentum: Scalar = 0.75
     eot: Expectation | None = None
@@ -141,7 +143,7 @@ class APGD(Attack):
         """Evaluate loss and gradient at the current iterate, keep the best, set the step at checkpoints, and move."""
         clean = problem.images
         begins, interval, scale, counts = (jnp.asarray(row)[step] for row in self._timetable())
-        epsilon = jnp.asarray(self.epsilon, clean.dtype) * scale.astype(clean.dtype)
+        epsilon = problem.epsilon * scale.astype(clean.dtype)
         ranking = self._ranking(target, problem, state, restart, step)
         current, previous = self._iterate(problem, state, restart, step, begins, epsilon)
 
@@ -157,6 +159,7 @@ class APGD(Attack):
             random=random,
             eligible=(counts & (step == self.steps)) if random else counts,
             finite=usable.all(axis=(1, 2, 3)),
+            steep=(gradient != 0).any(axis=(1, 2, 3)),
             forwards=draws + draws * ranked.astype(jnp.int32),
             backwards=draws,
         )
@@ -188,19 +191,19 @@ class APGD(Attack):
         def rank():
             keys = None if problem.keys is None else _keys.stream(problem.keys, "search", step=_RANKING)
             outputs = averaged(self, target, problem.images, keys, lambda logits: logits[:, 0])[1]
-            own = jax.nn.one_hot(problem.labels, outputs.shape[1], dtype=bool)
-            others = jnp.where(own, jnp.asarray(-jnp.inf, outputs.dtype), outputs)
-            return jax.lax.top_k(others, self.target_classes)[1].astype(jnp.int32)
+            return likeliest_others(outputs, problem.labels, count=self.target_classes)
 
         return jax.lax.cond((restart == 0) & (step == 0), rank, lambda: state.ranking)
 
     def _iterate(self, problem, state, restart, step, begins, epsilon):
         """Return what to evaluate and what was before it; a stage begins at random or at the best of the one before."""
-        clean, inside = problem.images, jax.vmap(ball(self.norm).inside, in_axes=(0, 0, None))
+        clean, inside = problem.images, jax.vmap(ball(self.norm).inside, in_axes=(0, 0, 0))
 
         def start():
             keys = _keys.stream(problem.keys, "start", restart=restart)
-            noise = jax.vmap(lambda key: _start(self.norm, key, clean.shape[1:], clean.dtype, epsilon))(keys)
+            noise = jax.vmap(lambda key, size: _start(self.norm, key, clean.shape[1:], clean.dtype, size))(
+                keys, epsilon
+            )
             return inside(clean + noise, clean, epsilon)
 
         def begin():
@@ -214,41 +217,36 @@ class APGD(Attack):
         keys = search_keys(self, problem, restart, step)
         judge = losses.resolve(self.loss)
 
-        def objective(images):
-            def of_outputs(outputs):
-                return judge(outputs, problem.labels, problem.targets)
+        def of_outputs(outputs):
+            return judge(outputs, problem.labels, problem.targets)
 
-            loss, outputs = averaged(self, target, images, keys, of_outputs)
-            return loss.sum(), (outputs, loss)
-
-        gradient, (outputs, loss) = jax.grad(objective, has_aux=True)(current)
-        return outputs, loss, gradient
+        return loss_and_gradient(self, target, current, keys, of_outputs)
 
     def _moved(self, current, previous, gradient, clean, epsilon, schedule, begins):
         within = ball(self.norm)
 
-        def sparse(image, slope, origin, length, entries):
+        def sparse(image, slope, origin, epsilon, length, entries):
             largest = jnp.abs(slope) >= kth_largest(jnp.abs(slope), entries)
             direction = jnp.where(largest, jnp.sign(slope), jnp.zeros_like(slope))
             share = length / jnp.maximum(jnp.abs(direction).sum(), 1)
             return within.inside(image + share * direction, origin, epsilon)
 
         if self.norm == "l1":
-            return jax.vmap(sparse)(current, gradient, clean, schedule.length, schedule.entries)
-        share = jnp.where(begins, jnp.ones_like(epsilon), jnp.asarray(self.momentum, epsilon.dtype))
+            return jax.vmap(sparse)(current, gradient, clean, epsilon, schedule.length, schedule.entries)
+        share = jnp.where(begins, 1, jnp.asarray(self.momentum, epsilon.dtype))
 
-        def smooth(image, before, slope, origin, length):
+        def smooth(image, before, slope, origin, epsilon, length):
             step = within.inside(image + length * within.direction(slope), origin, epsilon)
             return within.inside(image + share * (step - image) + (1 - share) * (image - before), origin, epsilon)
 
-        return jax.vmap(smooth)(current, previous, gradient, clean, schedule.length)
+        return jax.vmap(smooth)(current, previous, gradient, clean, epsilon, schedule.length)
 
 
 def _start(norm: str, key: Any, shape: tuple[int, ...], dtype: Any, epsilon: Any) -> Any:
     """Return a random perturbation: uniform up to the edge in linf, else Gaussian (of length ε in l2)."""
     if norm == "linf":
         noise = jax.random.uniform(key, shape, dtype, -1, 1)
-        return noise * (epsilon / jnp.abs(noise).max())
+        return divided(noise, jnp.abs(noise).max()) * epsilon
     return ball("l2").corner(key, shape, dtype, epsilon) if norm == "l2" else jax.random.normal(key, shape, dtype)
 
 

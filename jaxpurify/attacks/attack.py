@@ -6,8 +6,7 @@ because convolution gradients inside device loops are many times slower there; o
 itself being traced (inside a jitted training step, say), it is one device loop.
 """
 
-import functools
-from collections.abc import Callable
+import copy
 from typing import Any
 
 import jax
@@ -17,9 +16,18 @@ import numpy as np
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.checks import check_classes, check_counts, check_targets
-from jaxpurify.attacks.norms import ball, check_epsilon
-from jaxpurify.attacks.result import Answer, AttackResult, Best, Problem, summarise
+from jaxpurify.attacks.checks import (
+    SIZES,
+    check_classes,
+    check_counts,
+    check_epsilon,
+    check_numbers,
+    check_sizes,
+    check_targets,
+)
+from jaxpurify.attacks.norms import ball
+from jaxpurify.attacks.result import Answer, AttackResult, Best, Problem, per_image, summarise
+from jaxpurify.attacks.tracing import classes_of, differentiable
 from jaxpurify.models import as_target, attribute
 from jaxpurify.parallel import Placement, placement
 from jaxpurify.pytrees import concrete, pytree_dataclass, static
@@ -30,7 +38,8 @@ class Attack:
 
     Attributes:
         norm: the ball's norm.
-        epsilon: its size.
+        epsilon: its size, or one for each image.
+        step_size: length of a step, or one for each image; None where the attack sets it.
         restarts: independent searches, of which the best image is kept.
         evaluations: calls of ``advance`` a restart.
         needs_key: whether the search itself draws random numbers.
@@ -38,26 +47,37 @@ class Attack:
         uses_gradient: whether it differentiates the target.
         minimal_norm: whether it looks for the nearest image that succeeds, and not for the worst one in the ball. Then
             epsilon may be None, and its images, shown to another model, make that look better than it is.
+        steps_in_images: whether ``step_size`` is a length in the units of the images.
         target_classes: of how many other classes, the likeliest first, each is aimed at in a search of its own; 0 for
             attacks that aim at none.
     """
 
     norm: str
     epsilon: Any
+    step_size: Any = None
     restarts: int
     trace: bool = False
     success: Any = None
     loss: Any = "cross-entropy"
     uses_gradient = True
     minimal_norm = False
+    steps_in_images = True
     target_classes: int | None = 0
 
     def check(self):
-        """Refuse an epsilon that cannot be meant and counts below one."""
+        """Refuse sizes that cannot be meant and counts below one."""
+        for name in SIZES:
+            if isinstance(getattr(self, name), list | tuple):
+                object.__setattr__(self, name, np.asarray(getattr(self, name)))
         if self.minimal_norm and self.epsilon is None:
             ball(self.norm)
         else:
             check_epsilon(self.norm, self.epsilon)
+        if self.step_size is not None and concrete(self.step_size):
+            check_sizes("step_size", self.step_size, above=True)
+            if self.norm == "linf" and self.steps_in_images and np.max(np.asarray(self.step_size)) > 1:
+                got = float(np.max(np.asarray(self.step_size)))
+                raise ValueError(f"step_size must be at most 1 in the linf norm, got {got}: divide by 255")
         check_counts(self, "restarts")
         losses.resolve(self.loss)
 
@@ -159,8 +179,8 @@ class Attack:
             Margins, successes and oddities.
         """
         success = losses.succeeded(self.success, outputs, problem.labels, problem.targets)
-        finite, probabilities = losses.oddities(outputs)
-        return Answer(losses.label_margin(outputs, problem.labels), success, finite, probabilities)
+        margin, finite = losses.label_margin(outputs, problem.labels), losses.proper(outputs)
+        return Answer(margin, success & finite, finite, losses.like_probabilities(outputs))
 
     def __call__(self, target: Any, images: Any, labels: Any, key: Any = None, targets: Any = None) -> AttackResult:
         """Spend the full budget and return the best iterate of each image.
@@ -205,31 +225,67 @@ class Attack:
         Returns:
             The problem. What came in host memory stays there: not all of it need fit a device.
         """
+        images = _images.as_array(images, name="images")
         images = _canonical(images) if isinstance(images, np.ndarray) and images.dtype.kind == "f" else images
         _images.check_images(images)
         count = images.shape[0]
         if concrete(images):
             _images.check_values(images)
+        check_numbers(self, count, images.shape[1:])
         own_judgement = callable(self.loss) and self.success is not None
         if not own_judgement:
             classes = classes_of(target, images, key, judgement="success" if callable(self.loss) else "loss")
-            for name, reference in (("labels", labels), ("targets", targets)):
-                if name == "labels" or reference is not None:
-                    _images.check_labels(reference, count, classes=classes, name=name)
-            labels, targets = (None if tree is None else tree.astype(np.int32) for tree in (labels, targets))
+            labels, targets = (
+                None if tree is None and name == "targets" else self._classes(tree, count, classes, name)
+                for name, tree in (("labels", labels), ("targets", targets))
+            )
             check_classes(self, classes, targeted=targets is not None)
             check_targets(labels, targets)
+        if self.uses_gradient and not differentiable(target, images):
+            raise ValueError(
+                f"{type(self).__name__} follows gradients, got a target that returns integers or truth values, which "
+                "have none: give one that returns logits, or use Square or HopSkipJump, which ask for scores or "
+                "decisions alone"
+            )
         random = attribute(target, "random")
         if key is None and (random or self.needs_key):
             reason = "the target is random" if random else f"{type(self).__name__} starts from random points"
             raise ValueError(f"{reason}, expected a key: pass key=jax.random.key(0)")
         keys = None if key is None else _keys.per_image(key, count)
         labels, targets = jax.tree.map(_canonical, labels), jax.tree.map(_canonical, targets)
-        return Problem(images, labels, targets, keys)
+        return self.sized(Problem(images, labels, targets, keys))
+
+    @staticmethod
+    def _classes(labels: Any, count: int, classes: int, name: str) -> Any:
+        labels = _images.as_array(labels, name=name)
+        _images.check_labels(labels, count, classes=classes, name=name)
+        return labels.astype(np.int32)
+
+    def sized(self, problem: Problem, rows: Any = None) -> Problem:
+        """Return a problem with this attack's sizes, one for each image, unless it has sizes already.
+
+        Args:
+            problem: images and references.
+            rows: which images of those that the attack has sizes for, shape ``(batch,)``; by default all, in order.
+
+        Returns:
+            The problem, whose sizes are what the search reads.
+        """
+        if problem.epsilon is not None or problem.step_size is not None:
+            return problem
+        epsilon, step_size = (per_image(size, problem, rows=rows) for size in (self.epsilon, self.step_size))
+        return problem._replace(epsilon=epsilon, step_size=step_size)
 
     def canonical(self, dtype: Any) -> Any:
-        """Return the attack with its numbers as arrays of one dtype, so that no way of writing ε compiles anew."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self)
+        """Return the attack with its numbers as arrays of one dtype, so that no way of writing ε compiles anew.
+
+        Sizes are zeros: searches read those of the problem, of which there is one for each image.
+        """
+        plain = copy.copy(self)
+        for name in SIZES:
+            if vars(self).get(name) is not None:
+                vars(plain)[name] = 0.0
+        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), plain)
 
     def search(self, target: Any, problem: Problem, *, where: Placement, progress: Any = None) -> tuple[Best, Any]:
         """Drive the whole search from the host.
@@ -243,6 +299,7 @@ class Attack:
         Returns:
             The best iterates, and the losses of shape ``(batch, evaluations)`` where the attack keeps a trace.
         """
+        problem = self.sized(problem)
         attack, target = where.everywhere((self.canonical(problem.images.dtype), target))
         state, trace = where.put(distinct(attack.blank(problem))), []
         problem = where.put(problem)
@@ -334,67 +391,7 @@ _summarise = jax.jit(summarise, static_argnums=(2,))
 _jitted_on_device = jax.jit(lambda attack, target, problem: attack._on_device(target, problem))
 
 
-def loop(target: Any, count: Any, body: Callable[[Any, Any], Any], state: Any, *, most: int | None = None) -> Any:
-    """Repeat forward passes of a target within one compiled call, on the device.
-
-    Args:
-        target: what is called in the body; where it calls back to the host, the loop is unrolled on accelerators, since
-            a callback in a device loop can stall (those of ``interop`` on the CPU do not).
-        count: number of repetitions; it may be traced where ``most`` is given.
-        body: ``(number, state)`` to the next state; number is a uint32.
-        state: the first state.
-        most: the largest number of repetitions, by default the count.
-
-    Returns:
-        The last state.
-    """
-    if not attribute(target, "calls_back") or jax.default_backend() == "cpu":
-        return jax.lax.fori_loop(jnp.uint32(0), jnp.asarray(count, jnp.uint32), body, state)
-    for number in range(int(count) if most is None else most):
-        state = jax.lax.cond(number < count, functools.partial(body, jnp.uint32(number)), lambda state: state, state)
-    return state
-
-
 def _canonical(leaf: Any) -> Any:
     """Return an array as the device would have it: without x64, 64 bits become 32."""
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return leaf if isinstance(leaf, jax.Array) else leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)
-
-
-def classes_of(target: Any, images: Any, key: Any, *, judgement: str = "loss") -> int:
-    """Return a target's number of classes; its shapes are traced once a structure, not once a call.
-
-    Args:
-        target: images to logits.
-        images: any images that it takes.
-        key: any key, where it is random.
-        judgement: what needs the classes, for the message.
-
-    Returns:
-        Their number.
-
-    Raises:
-        ValueError: if the target's outputs are no logits, or a key is missing.
-    """
-    leaves, tree = jax.tree.flatten(target)
-    known = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    random = attribute(target, "random")
-    if random and key is None:
-        raise ValueError("the target is random, expected a key: pass key=jax.random.key(0)")
-    return _traced_classes(tree, known, images.shape, images.dtype, random, judgement)
-
-
-@functools.lru_cache(maxsize=256)
-def _traced_classes(tree, known, shape, dtype, random, judgement):
-    target = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*leaf) for leaf in known])
-    image = jax.ShapeDtypeStruct(shape, dtype)
-    outputs = jax.eval_shape(
-        lambda t, x: t(x, _keys.per_image(jax.random.key(0), shape[0]) if random else None), target, image
-    )
-    if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.ndim != 2 or outputs.shape[0] != shape[0]:
-        got = getattr(outputs, "shape", type(outputs).__name__)
-        raise ValueError(
-            f"a {judgement} by classes needs logits of shape ({shape[0]}, classes), got {got}: "
-            f"pass your own {judgement}="
-        )
-    return outputs.shape[1]

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpurify.attacks.apgd import APGD
 from jaxpurify.attacks.attack import Attack
@@ -16,7 +17,7 @@ from jaxpurify.attacks.naming import named
 from jaxpurify.attacks.square import Square
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
-from jaxpurify.pytrees import Scalar, pytree_dataclass, static
+from jaxpurify.pytrees import PerImage, pytree_dataclass, static
 
 VERSIONS = ("auto", "standard", "plus", "rand", "custom")
 TARGET_CLASSES = 9
@@ -70,7 +71,7 @@ class AutoAttack(Cascade):
     needs four: our choice.
     """
 
-    epsilon: Scalar = 8 / 255
+    epsilon: PerImage = 8 / 255
     attacks: tuple[Any, ...] = ()
     norm: str = static("linf")
     version: str = static("auto")
@@ -88,6 +89,10 @@ class AutoAttack(Cascade):
         for attack in self.attacks:
             if not isinstance(attack, Attack):
                 raise TypeError(f"attacks must hold attacks such as jaxpurify.attacks.PGD(), got {attack!r}")
+            if np.ndim(attack.step_size):
+                raise ValueError(
+                    f"step_size within AutoAttack must be one number, got shape {np.shape(attack.step_size)}"
+                )
             if attack.norm != self.norm:
                 raise ValueError(
                     f"attacks must all be of norm {self.norm}, got {type(attack).__name__} of {attack.norm}"

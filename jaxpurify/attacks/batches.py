@@ -10,6 +10,20 @@ import numpy as np
 from jaxpurify.attacks.result import Problem
 
 
+def capped(batch: int, count: int, devices: int) -> int:
+    """Return a batch size that is not far beyond the number of images, to which batches are filled up.
+
+    Args:
+        batch: images in each device's program, as the caller wants it.
+        count: number of images.
+        devices: number of devices.
+
+    Returns:
+        At most each device's share of the images, or 128 where that is more, so that few sizes are compiled.
+    """
+    return min(batch, max(128, -(-count // devices)))
+
+
 def bucket_sizes(batch: int, devices: int = 1) -> tuple[int, ...]:
     """Return the sizes, at most four, to which a shrinking batch is compacted.
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxpurify import keys as _keys
-from jaxpurify.attacks.attack import loop
 from jaxpurify.attacks.checks import check_counts
 from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
+from jaxpurify.attacks.loops import loop
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.result import Answer, Best, Problem, blank_best, choose
-from jaxpurify.pytrees import Scalar, pytree_dataclass, static
+from jaxpurify.pytrees import PerImage, pytree_dataclass, static
 
 STARTS = 16
 HALVINGS = 16
@@ -48,7 +48,7 @@ class BoundaryProjection(MinimalNormAttack):
     negative, and with black or white: our choice, after HopSkipJump's uniform noise.
     """
 
-    epsilon: Scalar | None = None
+    epsilon: PerImage | None = None
     norm: str = static("linf")
     steps: int = static(50)
     restarts: int = static(1)
@@ -96,7 +96,7 @@ class _Search:
     def ask(self, best: Best, images: Any) -> tuple[Best, Answer]:
         """Ask the target about images and keep the nearest."""
         answer = self.attack.answer(self.target(images, None), self.problem)
-        return self.attack.keep(best, self.problem, images, answer), answer
+        return self.attack.keep(best, self.problem, images, answer, steep=False), answer
 
     def start(self, state: State, restart: Any) -> State:
         """Look for an image that fools the target, and go back to the boundary from there."""
@@ -123,7 +123,9 @@ class _Search:
         clean, labels = self.problem.images, self.problem.labels
         found = boundaries(self.target, state.point, lambda o: (labels, likeliest_others(o, labels, count=1)))
         answer = self.attack.answer(found.outputs, self.problem)
-        best = self.attack.keep(state.best, self.problem, state.point, answer, finite=found.finite, backwards=1)
+        best = self.attack.keep(
+            state.best, self.problem, state.point, answer, finite=found.finite, steep=found.steep, backwards=1
+        )
         gap, normal = nearest(found, norm=self.attack.norm)
 
         def project(point, image, gap, normal):

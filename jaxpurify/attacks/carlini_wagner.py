@@ -12,11 +12,12 @@ from jaxpurify.attacks.checks import check_counts, check_size
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack, look
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.gradients import Expectation
-from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+from jaxpurify.pytrees import PerImage, Scalar, concrete, pytree_dataclass, static
 
 # Adam's, as its paper has them.
 DECAYS = (0.9, 0.999)
 SAFE = 1e-8
+LARGEST = 1e18  # whose square is finite
 # The hyperbolic tangent of black and white pixels. Near one, where the paper has it, they hardly move in the first few
 # hundred steps.
 BOUND = 0.95
@@ -56,7 +57,7 @@ class CarliniWagner(MinimalNormAttack):
     Args:
         epsilon: the largest distance that counts as success, or None for any.
         confidence: by how much the winning logit must lead (κ of the paper).
-        step_size: Adam's learning rate.
+        step_size: Adam's learning rate, or one for each image, shape ``(images,)``.
         price: the margin's first weight (c of the paper): ten times higher after each search that finds nothing, until
             one does, then halfway between.
         eot: the expectation over a random target's keys, or None for one draw a step.
@@ -71,9 +72,9 @@ class CarliniWagner(MinimalNormAttack):
     in ten fresh draws.
     """
 
-    epsilon: Scalar | None = None
+    epsilon: PerImage | None = None
     confidence: Scalar = 0.0
-    step_size: Scalar = 0.01
+    step_size: PerImage = 0.01
     price: Scalar = 1e-3
     eot: Expectation | None = None
     norm: str = static("l2")
@@ -82,6 +83,7 @@ class CarliniWagner(MinimalNormAttack):
     trace: bool = static(False)
     norms = ("l2",)
     averages = True
+    steps_in_images = False
     restarts = 1
 
     def check(self):
@@ -89,10 +91,10 @@ class CarliniWagner(MinimalNormAttack):
         super().check()
         check_counts(self, "steps", "searches_of_price")
         check_size("confidence", self.confidence)
-        for name in ("step_size", "price"):
-            value = getattr(self, name)
-            if concrete(value) and np.ndim(value) == 0 and not 0 < value < np.inf:
-                raise ValueError(f"{name} must be a finite number above 0, got {value}")
+        if self.step_size is None:
+            raise TypeError("step_size must be a number such as 0.01, or one for each image, got None")
+        if concrete(self.price) and np.ndim(self.price) == 0 and not 0 < self.price < np.inf:
+            raise ValueError(f"price must be a finite number above 0, got {self.price}")
 
     @property
     def evaluations(self) -> int:
@@ -123,7 +125,7 @@ class CarliniWagner(MinimalNormAttack):
     def advance(self, target: Any, problem: Problem, state: State, restart: Any, step: Any) -> State:
         """Evaluate the current iterate, keep it if it is the nearest, and take one step of Adam."""
         clean = problem.images
-        confidence, rate = (jnp.asarray(leaf, clean.dtype) for leaf in (self.confidence, self.step_size))
+        confidence, rate = jnp.asarray(self.confidence, clean.dtype), problem.step_size[:, None, None, None]
         state = jax.tree.map(
             lambda new, old: jnp.where(step == 0, new, old), self._start(problem, state, restart), state
         )
@@ -131,7 +133,8 @@ class CarliniWagner(MinimalNormAttack):
         images = jnp.where(step == 0, clean, jnp.clip((1 + bent / BOUND) / 2, 0, 1))
 
         def capped(outputs, labels, targets):
-            return jnp.minimum(losses.margin(outputs, labels, targets), confidence.astype(outputs.dtype))
+            margin = losses.margin(outputs, labels, targets)
+            return jnp.minimum(margin, confidence.astype(margin.dtype))
 
         seen = look(self, target, problem, images, restart=restart, step=step, loss=capped)
         answer = seen.answer._replace(
@@ -141,6 +144,7 @@ class CarliniWagner(MinimalNormAttack):
 
         price = state.price[:, None, None, None]
         gradient = (2 * (images - clean) - price * seen.gradient) * (1 - bent * bent) / (2 * BOUND)
+        gradient = jnp.clip(gradient, -LARGEST, LARGEST)
         mean = DECAYS[0] * state.mean + (1 - DECAYS[0]) * gradient
         square = DECAYS[1] * state.square + (1 - DECAYS[1]) * gradient * gradient
         number = (step + 1).astype(clean.dtype)

@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify import keys as _keys
-from jaxpurify.attacks.attack import Attack, classes_of, loop
+from jaxpurify.attacks.attack import Attack
+from jaxpurify.attacks.loops import loop
 from jaxpurify.attacks.norms import ball
-from jaxpurify.attacks.result import Best, Problem, blank_best
+from jaxpurify.attacks.result import Best, Problem, blank_best, per_image
 from jaxpurify.attacks.scoring import DRAWS
+from jaxpurify.attacks.tracing import classes_of
 from jaxpurify.models import attribute
 from jaxpurify.parallel import Placement
+from jaxpurify.precision import divided, widened
 
 
 class Part(NamedTuple):
@@ -28,6 +31,10 @@ class Part(NamedTuple):
     name: str
     attack: Attack
     target: Any
+
+    def problem(self, whole: Problem) -> Problem:
+        """Return the cascade's problem as this attack takes it: with the cascade's balls and its own steps."""
+        return whole._replace(step_size=per_image(self.attack.step_size, whole))
 
 
 class Cascade(Attack):
@@ -92,10 +99,11 @@ class Cascade(Attack):
 
     def search(self, target: Any, problem: Problem, *, where: Placement, progress: Any = None) -> tuple[Best, Any]:
         """Spend the full budget of every part, driven from the host."""
+        problem = self.sized(problem)
         attack, placed = where.everywhere((self.canonical(problem.images.dtype), target))
         kept, divided = where.put((blank_best(problem.images), problem))
         for part in self.parts_of(target, problem):
-            found, _ = part.attack.search(part.target, problem, where=where, progress=progress)
+            found, _ = part.attack.search(part.target, part.problem(problem), where=where, progress=progress)
             keep = _keep_extended if part.attack.minimal_norm else _keep
             run = where.compile(keep, per_image=(False, False, True, True, True), donate=(3,))
             kept = run(attack, placed, divided, kept, found)
@@ -105,7 +113,7 @@ class Cascade(Attack):
         """Spend the full budget of every part, traceable."""
         kept = blank_best(problem.images)
         for part in self.parts_of(target, problem):
-            found, _ = part.attack.search_on_device(part.target, problem)
+            found, _ = part.attack.search_on_device(part.target, part.problem(problem))
             keep = _keep_extended if part.attack.minimal_norm else _keep
             kept = keep(self, target, problem, kept, found)
         return kept, None
@@ -128,13 +136,13 @@ def _keep(cascade: Any, target: Any, problem: Problem, kept: Best, found: Best) 
 
 def _keep_extended(cascade: Any, target: Any, problem: Problem, kept: Best, found: Best) -> Best:
     kept = _keep(cascade, target, problem, kept, found)
-    epsilon = jnp.asarray(cascade.epsilon, problem.images.dtype)
 
-    def to_the_edge(image, clean):
-        size = jnp.maximum(ball(cascade.norm).size(image - clean), jnp.finfo(clean.dtype).tiny)
-        return ball(cascade.norm).inside(clean + (image - clean) * jnp.maximum(epsilon / size, 1), clean, epsilon)
+    def to_the_edge(image, clean, epsilon):
+        size = ball(cascade.norm).size(image - clean)
+        longer = jnp.maximum(divided(epsilon, size), 1)
+        return ball(cascade.norm).inside(clean + (image - clean) * longer, clean, epsilon)
 
-    edge = jax.vmap(to_the_edge)(found.images, problem.images)
+    edge = jax.vmap(to_the_edge)(found.images, problem.images, problem.epsilon)
     free = jnp.zeros_like(found.forwards)
     return _keep(cascade, target, problem, kept, found._replace(images=edge, forwards=free, backwards=free))
 
@@ -144,7 +152,7 @@ def _outputs(target: Any, problem: Problem, images: Any) -> Any:
         return target(images, None)
 
     def outputs(number):
-        return target(images, _keys.stream(problem.keys, "select", draw=number))
+        return widened(target(images, _keys.stream(problem.keys, "select", draw=number)))
 
     rest = loop(target, DRAWS - 1, lambda number, total: total + outputs(number + np.uint32(1)), outputs(0))
     return rest / DRAWS

@@ -1,10 +1,34 @@
 """Arguments of attacks, refused in one sentence where they cannot be meant."""
 
+import dataclasses
+import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxpurify.pytrees import concrete
+from jaxpurify.attacks.norms import ball
+from jaxpurify.checks import kind
+from jaxpurify.pytrees import Scalar, concrete
+
+SIZES = ("epsilon", "step_size")  # in units of the images: a number, or one for each image
+
+
+def check_is_attack(attack: Any, *, name: str = "attack") -> None:
+    """Refuse what is not an attack, such as the class of one.
+
+    Args:
+        attack: what the caller gave.
+        name: what the message calls it.
+
+    Raises:
+        TypeError: if it is not an attack.
+    """
+    from jaxpurify.attacks.attack import Attack  # which imports this file
+
+    if not isinstance(attack, Attack):
+        raise TypeError(f"{name} must be an attack such as jaxpurify.attacks.PGD(), got {kind(attack)}")
 
 
 def check_counts(attack: Any, *names: str, least: int = 1) -> None:
@@ -106,4 +130,108 @@ def check_targets(labels: Any, targets: Any) -> None:
         raise ValueError(
             f"targets must be other classes than the labels, got {int(np.asarray(targets)[same[0]])} as both for "
             f"image {same[0]}"
+        )
+
+
+def check_numbers(attack: Any, count: int, shape: tuple[int, ...]) -> None:
+    """Refuse numbers of an attack that do not fit the images, and several where one is meant.
+
+    Args:
+        attack: the attack.
+        count: number of images.
+        shape: ``(height, width, channel)`` of the images.
+
+    Raises:
+        ValueError: naming the number.
+    """
+    for field in dataclasses.fields(attack):
+        value = getattr(attack, field.name)
+        if field.metadata.get("static") or value is None:
+            continue
+        given = np.shape(value) if field.name in SIZES or field.type in (Scalar, Scalar | None) else ()
+        if field.name in SIZES and given not in ((), (count,)):
+            raise ValueError(f"{field.name} must be a number, or one for each of the {count} images, got shape {given}")
+        if field.name not in SIZES and given:
+            raise ValueError(
+                f"{field.name} of {type(attack).__name__} must be a number, got shape {given}: several values? use "
+                "jaxpurify.sweep with jax.vmap"
+            )
+    if attack.epsilon is not None:
+        check_within_images("epsilon", attack.norm, attack.epsilon, shape)
+    if attack.step_size is not None and attack.steps_in_images:
+        check_within_images("step_size", attack.norm, attack.step_size, shape)
+
+
+def check_epsilon(norm: str, epsilon: Any) -> None:
+    """Check the size of a ball, or one size for each image, where it can be looked at.
+
+    Args:
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
+        epsilon: the size, in units of the [0, 1] range of images, or a row of sizes.
+
+    Raises:
+        TypeError: if it is not a number or numbers.
+        ValueError: if one is negative, not finite, or can only be meant in 0–255 units, or if there are more axes.
+    """
+    ball(norm)
+    if isinstance(epsilon, jax.core.Tracer) or type(epsilon) is object:  # JAX puts objects in the place of numbers
+        return
+    check_sizes("epsilon", epsilon)
+    largest = float(np.max(np.asarray(epsilon), initial=0))
+    if norm == "linf" and largest > 1:
+        raise ValueError(f"epsilon must be at most 1 in the linf norm, got {largest:g}: in 0–255 units? divide by 255")
+
+
+def check_sizes(name: str, sizes: Any, *, least: float = 0, above: bool = False) -> None:
+    """Refuse what is neither a finite number nor one for each image.
+
+    Args:
+        name: what messages call it.
+        sizes: the number, or a row of numbers.
+        least: the smallest that can be meant.
+        above: whether they must be above that.
+
+    Raises:
+        TypeError: if it is not a number or numbers.
+        ValueError: if one is too small or not finite, or if there are more axes.
+    """
+    expected = f"{name} must be a number such as 8/255, or one for each image"
+    try:
+        values = np.asarray(sizes)
+    except (TypeError, ValueError):
+        raise TypeError(f"{expected}, got {type(sizes).__name__}") from None
+    if values.dtype == bool or not (
+        np.issubdtype(values.dtype, np.integer) or jnp.issubdtype(values.dtype, jnp.floating)
+    ):
+        shown = repr(sizes) if sizes is None or isinstance(sizes, str | bool) else f"{type(sizes).__name__}"
+        raise TypeError(f"{expected}, got {shown}")
+    if values.ndim > 1 or values.size == 0:
+        raise ValueError(f"{expected}, got shape {values.shape}")
+    values = values.astype(np.float64).reshape(-1)
+    wrong = values[~(np.isfinite(values) & ((values > least) if above else (values >= least)))]
+    if len(wrong):
+        bound = "above" if above else "of at least"
+        raise ValueError(f"{name} must be a finite number {bound} {least:g}, got {wrong[0]:g}")
+
+
+def check_within_images(name: str, norm: str, sizes: Any, shape: tuple[int, ...]) -> None:
+    """Refuse sizes above the distance of any two images, where they can be looked at.
+
+    Args:
+        name: what messages call them.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
+        sizes: a number or numbers, or a tracer.
+        shape: ``(height, width, channel)`` of the images.
+
+    Raises:
+        ValueError: naming the largest distance.
+    """
+    if isinstance(sizes, jax.core.Tracer):
+        return
+    values = math.prod(shape)
+    farthest = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}[norm]
+    if float(np.max(np.asarray(sizes))) > farthest * (1 + 1e-6):
+        raise ValueError(
+            f"{name} must be at most {farthest:g}, the largest distance in the {norm} norm between two images of "
+            f"{' × '.join(map(str, shape))}, got {float(np.max(np.asarray(sizes))):g}: in 0–255 units? divide by 255"
         )

@@ -12,7 +12,7 @@ from jaxpurify.attacks.minimal_norm import MinimalNormAttack, look
 from jaxpurify.attacks.norms import ball, length
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.gradients import Expectation
-from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+from jaxpurify.pytrees import PerImage, Scalar, concrete, pytree_dataclass, static
 
 # The step's length falls from one to this along half a cosine.
 LAST_STEP = 0.01
@@ -52,7 +52,7 @@ class DDN(MinimalNormAttack):
     a random direction), and against a random target success is that of nine in ten fresh draws.
     """
 
-    epsilon: Scalar | None = None
+    epsilon: PerImage | None = None
     gamma: Scalar = 0.05
     start: Scalar = 1.0
     eot: Expectation | None = None

@@ -13,7 +13,7 @@ from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, 
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.parallel import Placement
-from jaxpurify.pytrees import Scalar, pytree_dataclass, static
+from jaxpurify.pytrees import PerImage, Scalar, pytree_dataclass, static
 
 
 class State(NamedTuple):
@@ -53,7 +53,7 @@ class DeepFool(MinimalNormAttack):
     boundary), and candidates are the likeliest classes at the iterate and not at the clean image.
     """
 
-    epsilon: Scalar | None = None
+    epsilon: PerImage | None = None
     overshoot: Scalar = 0.02
     norm: str = static("l2")
     steps: int = static(50)
@@ -110,6 +110,7 @@ class DeepFool(MinimalNormAttack):
             current,
             answer,
             finite=found.finite | stopped,
+            steep=found.steep,
             forwards=working,
             backwards=working * len(found.gaps),
         )
@@ -135,6 +136,7 @@ class DeepFool(MinimalNormAttack):
 
     def search(self, target: Any, problem: Problem, *, where: Placement, progress: Any = None) -> tuple[Best, Any]:
         """Drive the search from the host; images that have arrived leave, and the rest is compacted."""
+        problem = self.sized(problem)
         attack, target = where.everywhere((self.canonical(problem.images.dtype), target))
         run = where.compile(advance, per_image=(False, False, True, True, False, False), donate=(3,))
         count = problem.images.shape[0]

@@ -13,7 +13,8 @@ from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, 
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Best, Problem, blank_best
-from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+from jaxpurify.precision import divided
+from jaxpurify.pytrees import PerImage, Scalar, concrete, pytree_dataclass, static
 
 FINAL_STEPS = 3
 # How far beyond the place where it expects the boundary the final search looks, as a share of what is left: a point
@@ -82,7 +83,7 @@ class FAB(MinimalNormAttack):
     the iterate alone until one has reached the target.
     """
 
-    epsilon: Scalar | None = None
+    epsilon: PerImage | None = None
     alpha_max: Scalar = 0.1
     eta: Scalar = 1.05
     beta: Scalar = 0.9
@@ -154,7 +155,15 @@ class FAB(MinimalNormAttack):
         found = boundaries(target, state.current, choose)
         answer = self.answer(found.outputs, problem)
         margin = losses.margin(found.outputs, problem.labels, problem.targets).astype(clean.dtype)
-        best = self.keep(state.best, problem, state.current, answer, finite=found.finite, backwards=len(found.gaps))
+        best = self.keep(
+            state.best,
+            problem,
+            state.current,
+            answer,
+            finite=found.finite,
+            steep=found.steep,
+            backwards=len(found.gaps),
+        )
         nearer = best.loss > state.best.loss
         state = state._replace(
             best=best,
@@ -175,12 +184,12 @@ class FAB(MinimalNormAttack):
         clean = problem.images
         if self.restarts == 1:
             return clean
-        reach = jnp.asarray(REACH[self.norm] if self.epsilon is None else self.epsilon, clean.dtype)
+        reach = jnp.asarray(REACH[self.norm], clean.dtype) if problem.epsilon is None else problem.epsilon
         distances = jnp.minimum(-best.loss, reach) / 2
 
         def start(image, distance, key):
             moved = ball(self.norm).sample(key, image.shape, image.dtype, jnp.ones((), image.dtype))
-            return jnp.clip(image + moved * (distance / ball(self.norm).size(moved)), 0, 1)
+            return jnp.clip(image + divided(moved, ball(self.norm).size(moved)) * distance, 0, 1)
 
         starts = jax.vmap(start)(clean, distances, _keys.stream(problem.keys, "start", restart=restart))
         return jnp.where(restart < max(1, self.target_classes), clean, starts)
@@ -204,7 +213,7 @@ def _narrow(state: State, margin: Any, nearer: Any, *, searching: Any) -> State:
     share = jnp.where(nearer, state.share / jnp.maximum(state.tried, 1e-6), state.tried)
     share = jnp.where(searching, jnp.minimum(share, 1), jnp.zeros_like(share))
     low, high = jnp.minimum(inside, 0), jnp.maximum(state.outside, 0)
-    crossing = -low / jnp.maximum(high - low, jnp.finfo(low.dtype).tiny)
+    crossing = divided(-low, high - low)
     crossing = share + (1 - share) * crossing
     tried = jnp.maximum(crossing + BEYOND * (1 - crossing), crossing * (1 + CLEAR))
     return state._replace(inside=inside, share=share, tried=jnp.minimum(tried, 1))

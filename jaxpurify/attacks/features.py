@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
 from jaxpurify.models import as_target, attribute
+from jaxpurify.precision import widened
 from jaxpurify.pytrees import pytree_dataclass
 
 
@@ -85,7 +86,7 @@ def feature_distance(outputs: Any, reference: Any) -> Any:
     Returns:
         The loss to raise, or to lower where the reference is a target, shape ``(batch,)``.
     """
-    features, wanted = outputs[0], reference[0]
+    features, wanted = widened(outputs[0]), widened(reference[0])
     return jnp.square(features - wanted).mean(axis=tuple(range(1, features.ndim)))
 
 

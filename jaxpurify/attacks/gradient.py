@@ -11,20 +11,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.checks import check_counts, check_share, check_size
-from jaxpurify.attacks.draws import averaged, draws_of, search_keys
+from jaxpurify.attacks.draws import draws_of, loss_and_gradient, search_keys
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.attacks.rules import Factory, accumulate, mean_absolute_one, per_pixel, steepest
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
-from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+from jaxpurify.pytrees import PerImage, Scalar, pytree_dataclass, static
 
 # Folded into the keys of a step; the draws of an expectation are numbered from 0.
 _VIEW = 2**32 - 1
@@ -52,8 +51,8 @@ class GradientAttack(Attack):
     """Follow the gradient of a loss within a norm ball: the one loop of the family.
 
     Args:
-        epsilon: the ball's size, in units of [0, 1].
-        step_size: length of a step, same units; None means ``step_fraction`` of epsilon.
+        epsilon: the ball's size, in units of [0, 1], or one for each image, shape ``(images,)``.
+        step_size: length of a step, same units, or one for each image; None means ``step_fraction`` of epsilon.
         eot: the expectation over a random target's keys, or None for one draw a step. A target without randomness is
             evaluated once a step whatever it says.
         norm: ``"linf"``, ``"l2"`` or ``"l1"``.
@@ -78,8 +77,8 @@ class GradientAttack(Attack):
     different draws, and where the search looks at other images than the iterates.
     """
 
-    epsilon: Scalar = 8 / 255
-    step_size: Scalar | None = None
+    epsilon: PerImage = 8 / 255
+    step_size: PerImage | None = None
     eot: Expectation | None = None
     l1_share: Scalar = 0.01
     norm: str = static("linf")
@@ -97,14 +96,8 @@ class GradientAttack(Attack):
         """Refuse sizes and counts that cannot be meant."""
         super().check()
         check_counts(self, "steps")
-        known = concrete(self.step_size) and self.step_size is not None and np.ndim(self.step_size) == 0
-        length: Any = self.step_size if known else 0.25
-        if not 0 < length < float("inf"):
-            raise ValueError(f"step_size must be a positive number, got {length}")
         if self.step_fraction is not None and not 0 < self.step_fraction < float("inf"):
             raise ValueError(f"step_fraction must be a positive number, got {self.step_fraction}")
-        if self.norm == "linf" and length > 1 and self.update is None:
-            raise ValueError(f"step_size must be at most 1 in the linf norm, got {self.step_size}: divide by 255")
         check_share("l1_share", self.l1_share)
         if isinstance(self.update, functools.partial):
             arguments = tuple(sorted(self.update.keywords.items()))
@@ -134,11 +127,16 @@ class GradientAttack(Attack):
         """Return the update rule of one image, for a step of length 1."""
         return steepest(self.norm, l1_share=self.l1_share) if self.update is None else self.update(1.0)
 
-    def length(self, epsilon: Any) -> Any:
-        """Return the length of a step in a ball of size epsilon."""
-        if self.step_size is not None:
-            return jnp.asarray(self.step_size, epsilon.dtype)
-        return epsilon * (1 / self.steps if self.step_fraction is None else self.step_fraction)
+    @property
+    def steps_in_images(self) -> bool:  # type: ignore[override]
+        """A step of the default rule has its length in the images; what another rule's means is not known."""
+        return self.update is None
+
+    def length(self, problem: Problem) -> Any:
+        """Return the length of a step, shape ``(batch,)``."""
+        if problem.step_size is not None:
+            return problem.step_size
+        return problem.epsilon * (1 / self.steps if self.step_fraction is None else self.step_fraction)
 
     def start(self, image: Any, key: Any, epsilon: Any) -> Any:
         """Return the perturbation of one image at which a restart with ``random_start`` begins."""
@@ -146,13 +144,16 @@ class GradientAttack(Attack):
         return ball(self.norm).sample(key, image.shape, image.dtype, radius)
 
     def view(self, images: Any, keys: Any, rule_state: Any, length: Any) -> Any:
-        """Return what the target is shown at an iterate; never called where the attack ``sees_target``."""
+        """Return what the target is shown at an iterate; never called where the attack ``sees_target``.
+
+        ``length`` is that of each image's step.
+        """
         return self.transformation(images, _keys.fold(keys, _VIEW)) if self.transformation is not None else images
 
     def surroundings(self, gradient_at: Callable, current: Any, epsilon: Any, keys: Any) -> dict[str, Any]:
         """Return gradients at other points, which the update rule takes as extra arguments, negated.
 
-        ``gradient_at(images, keys)`` returns outputs, losses and gradient.
+        ``gradient_at(images, keys)`` returns outputs, losses and gradient; ``epsilon`` has shape ``(batch,)``.
         """
         return {}
 
@@ -170,8 +171,7 @@ class GradientAttack(Attack):
     def advance(self, target: Any, problem: Problem, state: State, restart: Any, step: Any) -> State:
         """Evaluate loss and gradient at the current iterate, keep the best and take one step."""
         clean, last = problem.images, step == self.steps
-        epsilon = jnp.asarray(self.epsilon, clean.dtype)
-        length, rule = self.length(epsilon), optax.with_extra_args_support(self.rule())
+        epsilon, length, rule = problem.epsilon, self.length(problem), optax.with_extra_args_support(self.rule())
         current, rule_state = jax.lax.cond(
             step == 0,
             lambda: (self._begin(problem, restart), jax.vmap(rule.init)(clean)),
@@ -195,6 +195,7 @@ class GradientAttack(Attack):
             loss,
             self.answer(outputs, problem),
             finite=functools.reduce(jnp.logical_and, usable),
+            steep=(gradient != 0).any(axis=(1, 2, 3)),
             forwards=spent,
             backwards=spent,
             random=random,
@@ -202,13 +203,13 @@ class GradientAttack(Attack):
             eligible=last if random or not self.sees_target else True,
         )
 
-        def move(found, rule_state, current, image):
+        def move(found, rule_state, current, image, epsilon, length):
             descent = {name: -jnp.where(jnp.isfinite(leaf), leaf, 0) for name, leaf in found.items()}
             updates = descent.pop("updates")
             direction, rule_state = rule.update(updates, rule_state, current, **descent)
             return ball(self.norm).inside(current + length * direction, image, epsilon), rule_state
 
-        current, rule_state = jax.vmap(move)(found, rule_state, current, clean)
+        current, rule_state = jax.vmap(move)(found, rule_state, current, clean, epsilon, length)
         return State(best=best, loss=loss, current=current, rule=rule_state)
 
     def at_clean(self, problem: Problem, state: State) -> State | None:
@@ -218,12 +219,11 @@ class GradientAttack(Attack):
     def _begin(self, problem: Problem, restart: Any) -> Any:
         if not self.random_start:
             return problem.images
-        epsilon = jnp.asarray(self.epsilon, problem.images.dtype)
 
-        def begin(image, key):
+        def begin(image, key, epsilon):
             return jnp.clip(image + self.start(image, key, epsilon), 0, 1)
 
-        return jax.vmap(begin)(problem.images, _keys.stream(problem.keys, "start", restart=restart))
+        return jax.vmap(begin)(problem.images, _keys.stream(problem.keys, "start", restart=restart), problem.epsilon)
 
     def _gradient(self, target: Any, problem: Problem, shown: Callable, images: Any, keys: Any) -> tuple[Any, Any, Any]:
         judge = losses.resolve(self.loss)
@@ -231,12 +231,7 @@ class GradientAttack(Attack):
         def of_outputs(outputs):
             return judge(outputs, problem.labels, problem.targets)
 
-        def objective(images):
-            loss, outputs = averaged(self, target, shown(images, keys), keys, of_outputs)
-            return loss.sum(), (outputs, loss)
-
-        gradient, (outputs, loss) = jax.grad(objective, has_aux=True)(images)
-        return outputs, loss, gradient
+        return loss_and_gradient(self, target, images, keys, of_outputs, shown=lambda moved: shown(moved, keys))
 
 
 @pytree_dataclass
@@ -300,10 +295,10 @@ class RFGSM(FGSM):
         share = jnp.asarray(self.random_share, epsilon.dtype)
         return ball(self.norm).corner(key, image.shape, image.dtype, share * epsilon)
 
-    def length(self, epsilon: Any) -> Any:
+    def length(self, problem: Problem) -> Any:
         """Return what the random step has left of epsilon."""
-        share = jnp.asarray(self.random_share, epsilon.dtype)
-        return super().length(epsilon if self.step_size is not None else (1 - share) * epsilon)
+        share = jnp.asarray(self.random_share, problem.images.dtype)
+        return super().length(problem._replace(epsilon=(1 - share) * problem.epsilon))
 
 
 @pytree_dataclass

@@ -19,7 +19,8 @@ from jaxpurify.attacks.queries import InChunks, check_frozen, chunk_of
 from jaxpurify.attacks.result import Answer, Best, Problem, blank_best
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
-from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+from jaxpurify.precision import divided
+from jaxpurify.pytrees import PerImage, concrete, pytree_dataclass, static
 
 # What an image asks about next.
 CLEAN, START, BISECT, ESTIMATE, STEP, DONE = range(6)
@@ -97,7 +98,7 @@ class HopSkipJump(InChunks, MinimalNormAttack):
     defence that rounds its images hides the direction.
     """
 
-    epsilon: Scalar | None = None
+    epsilon: PerImage | None = None
     starts: Any = None
     eot: Expectation | None = Expectation(samples=20, randomness="frozen")
     norm: str = static("l2")
@@ -223,7 +224,7 @@ class HopSkipJump(InChunks, MinimalNormAttack):
 
     def _after_sample(self, search, clean, asked, success):
         sign = jnp.where(success, jnp.int32(1), jnp.int32(-1))
-        sample = (asked - search.point) / self._radius(search, clean)
+        sample = divided(asked - search.point, self._radius(search, clean))
         search = search._replace(
             asked=search.asked + 1,
             agreed=search.agreed + sign,
@@ -269,7 +270,7 @@ class HopSkipJump(InChunks, MinimalNormAttack):
         """Return by what to multiply a share, so that it means the same distance towards a start as to the point."""
         if self.norm == "linf":
             return 1
-        return length(point - clean) / jnp.maximum(length(start - clean), jnp.finfo(clean.dtype).tiny)
+        return divided(length(point - clean), length(start - clean))
 
     def _between(self, clean, point, share):
         if self.norm == "l2":

@@ -5,7 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
+
+from jaxpurify.attacks.losses import finite_logits
+from jaxpurify.attacks.tracing import traced
+from jaxpurify.precision import power_of_two, pulled, widened
 
 # Four or five are usual.
 NEWTON_STEPS = 32
@@ -15,20 +19,27 @@ class Boundaries(NamedTuple):
     """Linearised boundaries between each image's own class and others, ``k`` an image.
 
     Attributes:
-        outputs: the logits, shape ``(batch, classes)``.
+        outputs: the logits, shape ``(batch, classes)``, in float32 at least.
         gaps: own logit less the other, shape ``(k, batch)``: positive on the own side.
         normals: gradients of the other logit less the own, shape ``(k, batch, height, width, channel)``.
+        rounding: below what a gap is one of rounding alone, shape ``(batch,)``.
         finite: whether gaps and normals are, shape ``(batch,)``; what is not finite is replaced by zero.
     """
 
     outputs: Float[Array, "batch classes"]
     gaps: Float[Array, "k batch"]
     normals: Float[Array, "k batch height width channel"]
+    rounding: Float[Array, " batch"]
     finite: Any
+
+    @property
+    def steep(self) -> Any:
+        """Whether any normal of an image is not zero, shape ``(batch,)``."""
+        return (self.normals != 0).any(axis=(0, 2, 3, 4))
 
 
 def likeliest_others(
-    outputs: Float[Array, "batch classes"], own: Int[Array, " batch"], *, count: int
+    outputs: Shaped[Array, "batch classes"], own: Int[Array, " batch"], *, count: int
 ) -> Int[Array, "batch count"]:
     """Return the classes of the largest logits without an image's own, the likeliest first.
 
@@ -42,8 +53,9 @@ def likeliest_others(
     """
     left_out = jax.nn.one_hot(own, outputs.shape[-1], dtype=bool)
     # Logits that are not finite must not let the own class in.
-    ranked = jnp.where(jnp.isfinite(outputs), outputs, jnp.finfo(outputs.dtype).min)
-    ranked = jnp.where(left_out, jnp.asarray(-jnp.inf, outputs.dtype), ranked)
+    ranked = finite_logits(outputs)
+    ranked = jnp.where(jnp.isfinite(ranked), ranked, jnp.finfo(ranked.dtype).min)
+    ranked = jnp.where(left_out, jnp.full_like(ranked, -jnp.inf), ranked)
     return jax.lax.top_k(ranked, count)[1].astype(own.dtype)
 
 
@@ -60,17 +72,26 @@ def boundaries(target: Any, images: Any, choose: Callable[[Any], tuple[Any, Any]
     Returns:
         The boundaries.
     """
-    outputs, pull = jax.vjp(lambda moved: target(moved, None), images)
+    about = traced(target, images)
+    outputs, pull = jax.vjp(lambda moved: widened(target(moved, None)), images)
     own, others = choose(outputs)
     classes, dtype = outputs.shape[1], outputs.dtype
     differences = jax.nn.one_hot(others.T, classes, dtype=dtype) - jax.nn.one_hot(own, classes, dtype=dtype)[None]
-    (normals,) = jax.vmap(pull)(differences)
-    logits = jnp.take_along_axis(outputs, jnp.concatenate([own[:, None], others], axis=1), axis=1)
+
+    def pull_all(scale):
+        return jax.vmap(pull)(differences * scale[..., None].astype(dtype))[0]
+
+    normals = pulled(pull_all, jnp.ones(others.T.shape, images.dtype), half=about.half)
+    finite = finite_logits(outputs)
+    logits = jnp.take_along_axis(finite, jnp.concatenate([own[:, None], others], axis=1), axis=1)
     gaps = (logits[:, :1] - logits[:, 1:]).T.astype(images.dtype)
-    finite = jnp.isfinite(gaps).all(axis=0) & jnp.isfinite(normals).all(axis=(0, 2, 3, 4))
-    gaps = jnp.where(finite[None], gaps, jnp.zeros_like(gaps))
-    normals = jnp.where(finite[None, :, None, None, None], normals, jnp.zeros_like(normals))
-    return Boundaries(outputs, gaps, normals, finite)
+    # What a model computes in half precision is rounded to whole steps, whatever dtype it returns.
+    step = max(8 * float(jnp.finfo(images.dtype).eps), about.rounding)
+    size = jnp.where(outputs > -jnp.inf, jnp.abs(finite), 0).max(axis=1).astype(images.dtype)
+    usable = jnp.isfinite(gaps).all(axis=0) & jnp.isfinite(normals).all(axis=(0, 2, 3, 4))
+    gaps = jnp.where(usable[None], gaps, jnp.zeros_like(gaps))
+    normals = jnp.where(usable[None, :, None, None, None], normals, jnp.zeros_like(normals))
+    return Boundaries(outputs, gaps, normals, jnp.where(usable, step * size, 0), usable)
 
 
 def nearest(found: Boundaries, *, norm: str) -> tuple[Any, Any]:
@@ -82,21 +103,24 @@ def nearest(found: Boundaries, *, norm: str) -> tuple[Any, Any]:
 
     Returns:
         Its gap, shape ``(batch,)``, no nearer to zero than logits are rounded (no step would follow, and none ever
-        after), and its normal, shape ``(batch, height, width, channel)``.
+        after), and its normal, shape ``(batch, height, width, channel)``; both times one power of two, which brings the
+        normal's largest value near 1.
     """
-    logits = jnp.where(jnp.isfinite(found.outputs), jnp.abs(found.outputs), 0).max(axis=1).astype(found.gaps.dtype)
-    rounding = 8 * jnp.finfo(found.gaps.dtype).eps * logits
-    # Scaled, since squares of small gradients vanish in float32.
-    scale = jnp.maximum(jnp.abs(found.normals).max(axis=(2, 3, 4)), jnp.finfo(found.gaps.dtype).tiny)
-    scaled = found.normals / scale[:, :, None, None, None]
+    # Twice, for what is beyond the powers of two at hand.
+    normals, gaps, rounding = found.normals, found.gaps, jnp.broadcast_to(found.rounding, found.gaps.shape)
+    largest = float(jnp.finfo(normals.dtype).max) / 4  # a gap that is beyond all reach must stay a number
+    for _ in range(2):
+        scale = 1 / power_of_two(jnp.abs(normals).max(axis=(2, 3, 4)))
+        normals = normals * scale[:, :, None, None, None]
+        gaps, rounding = (jnp.clip(each * scale, -largest, largest) for each in (gaps, rounding))
     if norm == "linf":
-        size = jnp.abs(scaled).sum(axis=(2, 3, 4))
+        size = jnp.abs(normals).sum(axis=(2, 3, 4))
     else:
-        size = jnp.sqrt((scaled * scaled).sum(axis=(2, 3, 4)))
-    distance = jnp.where(size > 0, jnp.abs(found.gaps) / scale / jnp.maximum(size, 1), jnp.inf)
-    chosen = jnp.argmin(distance, axis=0)
-    gap = jnp.take_along_axis(found.gaps, chosen[None], axis=0)[0]
-    normal = jnp.take_along_axis(found.normals, chosen[None, :, None, None, None], axis=0)[0]
+        size = jnp.sqrt((normals * normals).sum(axis=(2, 3, 4)))
+    distance = jnp.where(size > 0, jnp.abs(gaps) / jnp.where(size > 0, size, 1), jnp.inf)
+    chosen = jnp.argmin(distance, axis=0)[None]
+    gap, rounding = (jnp.take_along_axis(each, chosen, axis=0)[0] for each in (gaps, rounding))
+    normal = jnp.take_along_axis(normals, chosen[..., None, None, None], axis=0)[0]
     return jnp.where(jnp.abs(gap) < rounding, rounding, gap), normal
 
 
@@ -120,11 +144,11 @@ def shortest_step(
     growth is a concave, piecewise linear function of one multiplier, so Newton's method comes from below, never passes
     the solution, and meets it after a few breakpoints; sorting takes many times longer.
     """
-    scale = jnp.maximum(jnp.abs(normal).max(), jnp.finfo(normal.dtype).tiny)
-    weights = jnp.abs(normal) / scale
+    scale = 1 / power_of_two(jnp.abs(normal).max())
+    weights = jnp.abs(normal) * scale
     signs = jnp.sign(normal) * jnp.where(need < 0, -1, 1).astype(normal.dtype)
     largest = jnp.finfo(normal.dtype).max
-    need = jnp.minimum(jnp.abs(need) / scale, largest)
+    need = jnp.minimum(jnp.abs(need) * scale, largest)
     room = jnp.where(signs > 0, 1 - point, point)
     speeds = jnp.ones_like(weights) if norm == "linf" else weights
 

@@ -2,6 +2,9 @@
 
 A loss takes ``(outputs, labels, targets)`` and returns one number an image; ``targets`` is None when untargeted. A
 caller's own loss ``f(outputs, reference)`` is raised away from the labels, or, with targets, lowered towards them.
+
+Losses compute in float32 at least, whatever the dtype of the outputs, and finitely: a logit of minus infinity is that
+of a class that cannot win, and NaN or plus infinity says nothing.
 """
 
 import functools
@@ -10,13 +13,32 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jaxpurify.precision import widened
 
 Loss = Callable[[Any, Any, Any], Array]
 
 
+_LOWEST = -1e37
+_ALIKE = 1e-3
+
+
+def finite_logits(outputs: Shaped[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+    """Return logits in float32 at least, with a very low number in the place of minus infinity.
+
+    Args:
+        outputs: logits of any dtype, or decisions as integers or truth values.
+
+    Returns:
+        The same shape; NaN and plus infinity stay.
+    """
+    logits = widened(outputs)
+    return jnp.where(logits < _LOWEST, jnp.full_like(logits, _LOWEST), logits)
+
+
 def cross_entropy(
-    outputs: Float[Array, "batch classes"], labels: Int[Array, " batch"], targets: Int[Array, " batch"] | None = None
+    outputs: Shaped[Array, "batch classes"], labels: Int[Array, " batch"], targets: Int[Array, " batch"] | None = None
 ) -> Float[Array, " batch"]:
     """Return the cross entropy of the label; with targets, minus that of the target.
 
@@ -26,14 +48,20 @@ def cross_entropy(
         targets: classes to reach, shape ``(batch,)``, or None.
 
     Returns:
-        The loss to raise, shape ``(batch,)``, in nats. Its slope is kept above 1e-20, our choice: an image
-        classified by a gap of thousands has a gradient too.
+        The loss to raise, shape ``(batch,)``, in nats. Two choices are ours. Its slope is kept above 1e-20: an image
+        classified by a gap of thousands has a gradient too. And where all logits that are not minus infinity lie within
+        1e-3 of each other, it is the margin: all classes have the same probability there, to rounding, and the cross
+        entropy would neither rise nor say which class is the nearest.
     """
     # Not logsumexp less the logit: in float32 that rounds to 0, and loses half of its gradient, where an image is
     # classified by a gap of 16 or more, and an attack on it would be weaker than it could be.
-    if targets is None:
-        return _softplus(_all_others(outputs, labels) - _of(outputs, labels))
-    return -_softplus(_all_others(outputs, targets) - _of(outputs, targets))
+    logits = finite_logits(outputs)
+    own = labels if targets is None else targets
+    loss = _softplus(_all_others(logits, own) - _of(logits, own))
+    fixed = jax.lax.stop_gradient(logits)
+    lowest = jnp.where(fixed > _LOWEST, fixed, jnp.inf).min(axis=-1)
+    alike = fixed.max(axis=-1) - lowest < _ALIKE
+    return jnp.where(alike, margin(outputs, labels, targets), loss if targets is None else -loss)
 
 
 @jax.custom_jvp
@@ -50,7 +78,7 @@ def _softplus_derivative(primals, tangents):
 
 
 def margin(
-    outputs: Float[Array, "batch classes"], labels: Int[Array, " batch"], targets: Int[Array, " batch"] | None = None
+    outputs: Shaped[Array, "batch classes"], labels: Int[Array, " batch"], targets: Int[Array, " batch"] | None = None
 ) -> Float[Array, " batch"]:
     """Return by how much the largest other logit exceeds the label's; with targets, the target's the largest other.
 
@@ -64,13 +92,14 @@ def margin(
 
     Source: Carlini and Wagner 2017 (arXiv 1608.04644), f6, without the confidence bound.
     """
+    logits = finite_logits(outputs)
     if targets is None:
-        return _largest_other(outputs, labels) - _of(outputs, labels)
-    return _of(outputs, targets) - _largest_other(outputs, targets)
+        return _largest_other(logits, labels) - _of(logits, labels)
+    return _of(logits, targets) - _largest_other(logits, targets)
 
 
 def dlr(
-    outputs: Float[Array, "batch classes"], labels: Int[Array, " batch"], targets: Int[Array, " batch"] | None = None
+    outputs: Shaped[Array, "batch classes"], labels: Int[Array, " batch"], targets: Int[Array, " batch"] | None = None
 ) -> Float[Array, " batch"]:
     """Return the difference of logits ratio: a margin that does not change when logits are scaled.
 
@@ -85,16 +114,23 @@ def dlr(
     Raises:
         ValueError: if there are too few classes.
 
-    Source: Croce and Hein 2020 (arXiv 2003.01690), equations 6 and 7. The denominator is kept above 1e-12, as there.
+    Source: Croce and Hein 2020 (arXiv 2003.01690), equations 6 and 7. Where the denominator is zero, or fewer classes
+    than it needs can win, it is 1: our choice (there, 1e-12 is added).
     """
     needed = 3 if targets is None else 4
     if outputs.shape[-1] < needed:
         raise ValueError(f"the dlr loss needs at least {needed} classes, got {outputs.shape[-1]}: use the margin loss")
-    top = jax.lax.top_k(outputs, needed)[0]
+    logits = finite_logits(outputs)
+    top = jax.lax.top_k(logits, needed)[0]
     if targets is None:
-        return -(_of(outputs, labels) - _largest_other(outputs, labels)) / (top[:, 0] - top[:, 2] + 1e-12)
-    spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
-    return -(_of(outputs, labels) - _of(outputs, targets)) / (spread + 1e-12)
+        return _ratio(_largest_other(logits, labels) - _of(logits, labels), top[:, 0] - top[:, 2])
+    return _ratio(_of(logits, targets) - _of(logits, labels), top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
+
+
+def _ratio(gap: Array, spread: Array) -> Array:
+    # Where the logits below are those of classes that cannot win, or all are equal, the gap alone says something.
+    usable = (spread > 0) & (spread < -_LOWEST / 4)
+    return jnp.clip(gap / jnp.where(usable, spread, jnp.ones_like(spread)), -1e30, 1e30)
 
 
 LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
@@ -120,12 +156,13 @@ def resolve(loss: str | Callable) -> Loss:
 
 
 class _Own:
-    """A caller's loss of outputs and one reference."""
+    """A caller's loss of outputs, in float32 at least, and one reference."""
 
     def __init__(self, function: Callable):
         self.function = function
 
     def __call__(self, outputs, labels, targets=None):
+        outputs = widened(outputs, decisions=False)
         return self.function(outputs, labels) if targets is None else -self.function(outputs, targets)
 
 
@@ -143,8 +180,8 @@ class MeanLoss(NamedTuple):
         return sum(loss(member, labels, targets) for member in outputs) / len(outputs)
 
 
-def misclassified(outputs: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Bool[Array, " batch"]:
-    """Say which images are not given their label (outputs that are not finite count as neither).
+def misclassified(outputs: Shaped[Array, "batch classes"], labels: Int[Array, " batch"]) -> Bool[Array, " batch"]:
+    """Say which images are given another class than their label (outputs that say nothing count as neither).
 
     Args:
         outputs: logits, shape ``(batch, classes)``.
@@ -153,10 +190,10 @@ def misclassified(outputs: Float[Array, "batch classes"], labels: Int[Array, " b
     Returns:
         Booleans of shape ``(batch,)``.
     """
-    return (jnp.argmax(outputs, axis=-1).astype(labels.dtype) != labels) & jnp.isfinite(outputs).all(axis=-1)
+    return (jnp.argmax(outputs, axis=-1).astype(labels.dtype) != labels) & says_a_class(outputs)
 
 
-def classified_as(outputs: Float[Array, "batch classes"], targets: Int[Array, " batch"]) -> Bool[Array, " batch"]:
+def classified_as(outputs: Shaped[Array, "batch classes"], targets: Int[Array, " batch"]) -> Bool[Array, " batch"]:
     """Say which images are given the class that a targeted attack wants.
 
     Args:
@@ -166,7 +203,7 @@ def classified_as(outputs: Float[Array, "batch classes"], targets: Int[Array, " 
     Returns:
         Booleans of shape ``(batch,)``.
     """
-    return (jnp.argmax(outputs, axis=-1).astype(targets.dtype) == targets) & jnp.isfinite(outputs).all(axis=-1)
+    return (jnp.argmax(outputs, axis=-1).astype(targets.dtype) == targets) & says_a_class(outputs)
 
 
 def succeeded(success: Callable | None, outputs: Any, labels: Any, targets: Any) -> Bool[Array, " batch"]:
@@ -186,21 +223,50 @@ def succeeded(success: Callable | None, outputs: Any, labels: Any, targets: Any)
     return misclassified(outputs, labels) if targets is None else classified_as(outputs, targets)
 
 
-def oddities(outputs: Any) -> tuple[Bool[Array, " batch"], Bool[Array, " batch"]]:
-    """Say whether all outputs of an image are finite, and whether they look like probabilities.
+def says_a_class(outputs: Shaped[Array, "batch classes"]) -> Bool[Array, " batch"]:
+    """Say which rows of outputs name a class: without NaN and plus infinity, and not of minus infinity alone.
+
+    Args:
+        outputs: logits, or decisions as integers or truth values, of which a row without a true one names no class.
+
+    Returns:
+        Booleans of shape ``(batch,)``.
+    """
+    if outputs.dtype == bool:
+        return outputs.any(axis=-1)
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        return (outputs > jnp.iinfo(outputs.dtype).min).any(axis=-1)  # as ``Defended`` marks images that are NaN
+    return ~(jnp.isnan(outputs) | (outputs == jnp.inf)).any(axis=-1) & (outputs > -jnp.inf).any(axis=-1)
+
+
+def proper(outputs: Any) -> Bool[Array, " batch"]:
+    """Say of which images the outputs say something: logits name a class, anything else is neither NaN nor infinite.
 
     Args:
         outputs: what a target returned, every leaf with a leading batch axis.
 
     Returns:
-        Two arrays of booleans of shape ``(batch,)``: finite, and non-negative with a sum of one.
+        Booleans of shape ``(batch,)``.
     """
-    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(outputs)]
-    finite = functools.reduce(jnp.logical_and, [jnp.isfinite(leaf).all(axis=1) for leaf in leaves])
-    single = leaves[0] if isinstance(outputs, jax.Array) and outputs.ndim == 2 and outputs.shape[1] > 1 else None
-    if single is None:
-        return finite, jnp.zeros_like(finite)
-    return finite, (single >= 0).all(axis=1) & (jnp.abs(single.sum(axis=1) - 1) < 1e-3)
+    if isinstance(outputs, jax.Array) and outputs.ndim == 2:
+        return says_a_class(outputs)
+    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(widened(outputs))]
+    return functools.reduce(jnp.logical_and, [~(jnp.isnan(leaf) | (leaf == jnp.inf)).any(axis=1) for leaf in leaves])
+
+
+def like_probabilities(outputs: Any) -> Bool[Array, " batch"]:
+    """Say of which images the outputs are fractions that sum to one, as probabilities do.
+
+    Args:
+        outputs: what a target returned, every leaf with a leading batch axis.
+
+    Returns:
+        Booleans of shape ``(batch,)``.
+    """
+    if not _are_logits(outputs) or not jnp.issubdtype(outputs.dtype, jnp.floating):
+        return jnp.zeros(jax.tree.leaves(outputs)[0].shape[:1], bool)
+    wide, tolerance = widened(outputs), max(1e-3, 4 * float(jnp.finfo(outputs.dtype).eps))
+    return (wide >= 0).all(axis=1) & (jnp.abs(wide.sum(axis=1) - 1) < tolerance)
 
 
 def label_margin(outputs: Any, labels: Any) -> Float[Array, " batch"]:
@@ -213,27 +279,28 @@ def label_margin(outputs: Any, labels: Any) -> Float[Array, " batch"]:
     Returns:
         Margins of shape ``(batch,)``, NaN where there is none.
     """
-    leaf = jax.tree.leaves(outputs)[0]
-    classification = isinstance(outputs, jax.Array) and outputs.ndim == 2 and outputs.shape[1] > 1
-    if (
-        classification
-        and isinstance(labels, jax.Array)
-        and jnp.issubdtype(labels.dtype, jnp.integer)
-        and labels.ndim == 1
-    ):
+    integers = isinstance(labels, jax.Array) and jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim == 1
+    if _are_logits(outputs) and integers:
         return -margin(outputs, labels)
-    return jnp.full(leaf.shape[:1], jnp.nan, leaf.dtype)
+    return jnp.full(jax.tree.leaves(outputs)[0].shape[:1], jnp.nan, jnp.float32)
 
 
-def _of(outputs: Array, labels: Array) -> Array:
-    return jnp.take_along_axis(outputs, labels[:, None], axis=-1, mode="fill")[:, 0]
+def _are_logits(outputs: Any) -> bool:
+    return isinstance(outputs, jax.Array) and outputs.ndim == 2 and outputs.shape[1] > 1
 
 
-def _all_others(outputs: Array, labels: Array) -> Array:
-    own = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
-    return jax.nn.logsumexp(jnp.where(own, jnp.asarray(-jnp.inf, outputs.dtype), outputs), axis=-1)
+def _of(logits: Array, labels: Array) -> Array:
+    return jnp.take_along_axis(logits, labels[:, None], axis=-1, mode="fill")[:, 0]
 
 
-def _largest_other(outputs: Array, labels: Array) -> Array:
-    own = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
-    return jnp.where(own, jnp.asarray(-jnp.inf, outputs.dtype), outputs).max(axis=-1)
+def _others(logits: Array, labels: Array) -> Array:
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return jnp.where(own, jnp.full_like(logits, -jnp.inf), logits)
+
+
+def _all_others(logits: Array, labels: Array) -> Array:
+    return jax.nn.logsumexp(_others(logits, labels), axis=-1)
+
+
+def _largest_other(logits: Array, labels: Array) -> Array:
+    return _others(logits, labels).max(axis=-1)

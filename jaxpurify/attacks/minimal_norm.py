@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.attack import Attack
-from jaxpurify.attacks.draws import averaged, draws_of, search_keys
+from jaxpurify.attacks.draws import draws_of, loss_and_gradient, search_keys
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Answer, Best, Problem, choose
 from jaxpurify.gradients import Expectation
@@ -69,16 +69,15 @@ class MinimalNormAttack(Attack):
             images: new images, shape ``(batch, height, width, channel)``, in [0, 1]; the first are the clean ones.
             answer: what the target said of them.
             random: whether the target is random; then ``answer.success`` must hold over several draws.
-            spent: ``forwards``, ``backwards`` and ``finite``, as in ``Best.consider``.
+            spent: ``forwards``, ``backwards``, ``finite`` and ``steep``, as in ``Best.consider``.
 
         Returns:
             The nearer ones, image by image.
         """
         distance = jax.vmap(ball(self.norm).size)(images - problem.images)
         found = answer.success
-        if self.epsilon is not None:
-            epsilon = jnp.asarray(self.epsilon, distance.dtype)
-            answer = answer._replace(success=found & (distance <= epsilon * (1 + TOLERANCE)))
+        if problem.epsilon is not None:
+            answer = answer._replace(success=found & (distance <= problem.epsilon * (1 + TOLERANCE)))
         # Nearest images beyond epsilon are kept too while the search goes on: it may lead on from them.
         kept = best.consider(images, -distance, answer, random=random, eligible=found, **spent)
         # Until one within epsilon is found the clean image stands for the result, so the margin is its own.
@@ -98,7 +97,7 @@ class Look(NamedTuple):
         answer: the target's answer; against a random target, success is that of nine in ten fresh draws.
         margin: by how much the attack has succeeded in logits, shape ``(batch,)``: positive where it has.
         gradient: of the loss to the images, zero where it is not finite.
-        spent: ``random``, ``finite``, ``forwards`` and ``backwards``, as ``MinimalNormAttack.keep`` takes them.
+        spent: ``random``, ``finite``, ``steep``, ``forwards`` and ``backwards``, as ``MinimalNormAttack.keep`` takes.
     """
 
     answer: Answer
@@ -128,11 +127,7 @@ def look(attack: Any, target: Any, problem: Problem, images: Any, *, restart: An
     def of_outputs(outputs):
         return loss(outputs, problem.labels, problem.targets)
 
-    def objective(moved):
-        values, outputs = averaged(attack, target, moved, keys, of_outputs)
-        return values.sum(), outputs
-
-    gradient, outputs = jax.grad(objective, has_aux=True)(images)
+    outputs, _, gradient = loss_and_gradient(attack, target, images, keys, of_outputs)
     usable = jnp.isfinite(gradient).all(axis=(1, 2, 3))
     gradient = jnp.where(usable[:, None, None, None], gradient, jnp.zeros_like(gradient))
     draws = draws_of(attack, target)
@@ -147,5 +142,6 @@ def look(attack: Any, target: Any, problem: Problem, images: Any, *, restart: An
         counting = Expectation(samples=judges.samples, chunk=judges.chunk)
         answer = answer._replace(success=counting(target, images, fresh, succeeds)[0] >= FRESH_SHARE)
         forwards = draws + judges.samples
-    spent = {"random": random, "finite": usable, "forwards": forwards, "backwards": draws}
+    steep = (gradient != 0).any(axis=(1, 2, 3))
+    spent = {"random": random, "finite": usable, "steep": steep, "forwards": forwards, "backwards": draws}
     return Look(answer, losses.margin(outputs, problem.labels, problem.targets), gradient, spent)

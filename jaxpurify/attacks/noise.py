@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import Attack, loop
+from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.checks import check_counts
+from jaxpurify.attacks.loops import loop
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.models import attribute
-from jaxpurify.pytrees import Scalar, pytree_dataclass, static
+from jaxpurify.pytrees import PerImage, pytree_dataclass, static
 
 
 class State(NamedTuple):
@@ -44,7 +45,7 @@ class RandomNoise(Attack):
     no attack. The largest size is our choice: within the ball, smaller noise fools less.
     """
 
-    epsilon: Scalar = 8 / 255
+    epsilon: PerImage = 8 / 255
     norm: str = static("linf")
     draws: int = static(10_000)
     chunk: int = static(100)
@@ -77,15 +78,14 @@ class RandomNoise(Attack):
     def advance(self, target: Any, problem: Problem, state: State, restart: Any, step: Any) -> State:
         """Evaluate one chunk of draws."""
         clean, keys = problem.images, problem.keys
-        epsilon = jnp.asarray(self.epsilon, clean.dtype)
         random = attribute(target, "random")
         judge = losses.resolve(self.loss)
         keys = _keys.stream(keys, "search", restart=restart, step=step)
 
-        def size(key):
+        def size(key, epsilon):
             return jnp.abs(ball(self.norm).corner(key, clean.shape[1:], clean.dtype, epsilon))
 
-        sizes = jax.vmap(size)(_keys.fold(keys, 0))
+        sizes = jax.vmap(size)(_keys.fold(keys, 0), problem.epsilon)
 
         def noisy(image, size, key, number):
             noise = jnp.where(_coins(key, size.shape), size, -size)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxpurify.precision import divided, unit_scaled
+
 
 class Ball(NamedTuple):
     """What an attack needs of a norm; every function is of one image's perturbation, of any shape.
@@ -62,13 +64,14 @@ def _linf_corner(key, shape, dtype, epsilon):
 
 def _l2_project(perturbation, epsilon):
     size = length(perturbation)
-    return perturbation * (epsilon / jnp.maximum(size, epsilon + jnp.finfo(perturbation.dtype).tiny))
+    outside = size > epsilon
+    return perturbation * jnp.where(outside, epsilon / jnp.where(outside, size, jnp.ones_like(size)), 1)
 
 
 def _l2_direction(gradient):
     # Gradients of a confident network can be so small that their squares vanish in float32.
-    scaled = gradient / jnp.maximum(jnp.abs(gradient).max(), jnp.finfo(gradient.dtype).tiny)
-    return scaled / jnp.maximum(length(scaled), jnp.finfo(gradient.dtype).tiny)
+    scaled = unit_scaled(gradient)
+    return divided(scaled, length(scaled))
 
 
 def _l2_corner(key, shape, dtype, epsilon):
@@ -127,7 +130,7 @@ def _l1_direction(gradient):
 def _l1_corner(key, shape, dtype, epsilon):
     # Laplace noise divided by its length is uniform on the sphere of the l1 norm.
     noise = jax.random.laplace(key, shape, dtype)
-    return noise * (epsilon / _l1_size(noise))
+    return divided(noise, _l1_size(noise)) * epsilon
 
 
 def _l1_sample(key, shape, dtype, epsilon):
@@ -162,30 +165,3 @@ def ball(norm: str) -> Ball:
     if norm not in BALLS:
         raise ValueError(f"norm must be one of {sorted(BALLS)}, got {norm!r}")
     return BALLS[norm]
-
-
-def check_epsilon(norm: str, epsilon: Any) -> None:
-    """Check the size of a ball, where it can be looked at.
-
-    Args:
-        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
-        epsilon: the size, in units of the [0, 1] range of images.
-
-    Raises:
-        TypeError: if it is no number.
-        ValueError: if it is negative, not finite, or can only be meant in 0–255 units.
-    """
-    ball(norm)
-    if epsilon is None or isinstance(epsilon, str):
-        raise TypeError(f"epsilon must be a number such as 8/255, got {epsilon!r}")
-    if isinstance(epsilon, jax.core.Tracer) or (not isinstance(epsilon, int | float) and jnp.ndim(epsilon) != 0):
-        return
-    if not isinstance(epsilon, int | float) and not hasattr(epsilon, "dtype"):
-        return
-    value = float(epsilon)
-    if not value >= 0 or value == float("inf"):
-        raise ValueError(f"epsilon must be a finite number of at least 0, got {value}")
-    if norm == "linf" and value > 1:
-        raise ValueError(f"epsilon must be at most 1 in the linf norm, got {value:g}: in 0–255 units? divide by 255")
-    if norm == "l2" and value > 1000:
-        raise ValueError(f"epsilon {value:g} exceeds any l2 distance of small images: in 0–255 units? divide by 255")

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxpurify.attacks import losses
-from jaxpurify.attacks.attack import loop
 from jaxpurify.attacks.draws import averaged, draws_of
+from jaxpurify.attacks.loops import loop
 from jaxpurify.attacks.result import Answer, Problem
 
 

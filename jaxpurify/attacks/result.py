@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpurify.attacks.norms import ball
@@ -12,7 +13,9 @@ STATUS = (
     "survived: no iterate succeeded",
     "fooled: the returned image succeeds",
     "not finite: loss or gradient was NaN or infinity at an iterate and nothing succeeded, so nothing is proved",
+    "unreliable: nothing succeeded, but the gradients were zero or say little, so this is an upper bound",
 )
+SURVIVED, FOOLED, NOT_FINITE, UNRELIABLE = range(4)
 
 
 class Problem(NamedTuple):
@@ -23,12 +26,34 @@ class Problem(NamedTuple):
         labels: reference of an untargeted attack, shape ``(batch, ...)``.
         targets: reference of a targeted one, or None.
         keys: typed keys of shape ``(batch,)``, or None.
+        epsilon: sizes of the balls, shape ``(batch,)``; None where any distance counts.
+        step_size: lengths of a step, shape ``(batch,)``; None where the attack sets them.
     """
 
     images: Any
     labels: Any
     targets: Any
     keys: Any
+    epsilon: Any = None
+    step_size: Any = None
+
+
+def per_image(size: Any, problem: Problem, *, rows: Any = None) -> Any:
+    """Return a size as one for each image.
+
+    Args:
+        size: a number, one for each of some images, or None.
+        problem: the images.
+        rows: which of those that the size is given for they are; by default all, in order.
+
+    Returns:
+        An array of shape ``(batch,)`` of the images' dtype, or None.
+    """
+    if size is None:
+        return None
+    numbers: Any = jnp if isinstance(size, jax.Array) else np
+    size = numbers.asarray(size, problem.images.dtype)
+    return numbers.broadcast_to(size if size.ndim == 0 or rows is None else size[rows], problem.images.shape[:1])
 
 
 class Answer(NamedTuple):
@@ -37,7 +62,7 @@ class Answer(NamedTuple):
     Attributes:
         margin: the label's logit less the largest other, shape ``(batch,)``; NaN where outputs are no logits.
         success: whether the attack has succeeded, shape ``(batch,)``.
-        finite: whether all outputs are finite, shape ``(batch,)``.
+        finite: whether the outputs say something, shape ``(batch,)``: no NaN, no plus infinity.
         probabilities: whether outputs are non-negative and sum to one, shape ``(batch,)``.
     """
 
@@ -57,6 +82,7 @@ class Best(NamedTuple):
         success: shape ``(batch,)``.
         finite: whether every loss and gradient so far was finite, shape ``(batch,)``.
         probabilities: whether all outputs so far looked like probabilities, shape ``(batch,)``.
+        steep: whether any gradient so far was not zero, shape ``(batch,)``; True where none is followed.
         forwards: forward passes spent, shape ``(batch,)``.
         backwards: backward passes spent, shape ``(batch,)``.
         decided: forward passes up to the first success, or 0, shape ``(batch,)``.
@@ -68,6 +94,7 @@ class Best(NamedTuple):
     success: Bool[Array, " batch"]
     finite: Bool[Array, " batch"]
     probabilities: Bool[Array, " batch"]
+    steep: Bool[Array, " batch"]
     forwards: Int[Array, " batch"]
     backwards: Int[Array, " batch"]
     decided: Int[Array, " batch"]
@@ -81,6 +108,7 @@ class Best(NamedTuple):
         random: bool,
         eligible: Any = True,
         finite: Any = True,
+        steep: Any = True,
         forwards: Any = 1,
         backwards: Any = 0,
     ) -> "Best":
@@ -96,6 +124,7 @@ class Best(NamedTuple):
             random: whether the target is random.
             eligible: whether the new iterate may be kept at all.
             finite: whether its gradient is finite; its loss and outputs are looked at here.
+            steep: whether its gradient is not zero; True where none is followed.
             forwards: forward passes that it took, one number or one an image.
             backwards: backward passes that it took.
 
@@ -114,6 +143,7 @@ class Best(NamedTuple):
             success=choose(better, success, self.success),
             finite=self.finite & finite & answer.finite & jnp.isfinite(loss),
             probabilities=self.probabilities & answer.probabilities,
+            steep=self.steep | steep,
             forwards=spent,
             backwards=self.backwards + backwards,
             decided=jnp.where(success & (self.decided == 0), spent, self.decided),
@@ -135,7 +165,9 @@ class Best(NamedTuple):
         )
         later = jnp.where(other.decided > 0, self.forwards + other.decided, 0)
         return joined._replace(
-            decided=jnp.where(self.decided > 0, self.decided, later), finite=self.finite & other.finite
+            decided=jnp.where(self.decided > 0, self.decided, later),
+            finite=self.finite & other.finite,
+            steep=self.steep | other.steep,
         )
 
 
@@ -171,6 +203,7 @@ def blank_best(images: Any) -> Best:
         success=jnp.zeros((count,), bool),
         finite=jnp.ones((count,), bool),
         probabilities=jnp.ones((count,), bool),
+        steep=jnp.zeros((count,), bool),
         forwards=jnp.zeros((count,), jnp.int32),
         backwards=jnp.zeros((count,), jnp.int32),
         decided=jnp.zeros((count,), jnp.int32),
@@ -226,7 +259,9 @@ def summarise(best: Best, clean: Array, norm: str, trace: Array | None) -> Attac
         norm=jax.vmap(ball(norm).size)(best.images - clean),
         forwards=best.forwards,
         backwards=best.backwards,
-        status=jnp.where(best.success, 1, jnp.where(best.finite, 0, 2)),
+        status=jnp.where(
+            best.success, FOOLED, jnp.where(~best.finite, NOT_FINITE, jnp.where(best.steep, SURVIVED, UNRELIABLE))
+        ),
         probabilities=best.probabilities,
         trace=trace,
     )

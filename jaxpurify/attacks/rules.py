@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpurify.attacks.norms import ball
+from jaxpurify.precision import divided, unit_scaled
 
 
 def steepest(norm: str, *, l1_share: Any = 0.01) -> optax.GradientTransformation:
@@ -66,7 +67,8 @@ def mean_absolute_one() -> optax.GradientTransformation:
     """
 
     def normalise(updates, _):
-        return updates / jnp.maximum(jnp.abs(updates).mean(), jnp.finfo(updates.dtype).tiny)
+        scaled = unit_scaled(updates)
+        return divided(scaled, jnp.abs(scaled).mean())
 
     return optax.stateless(normalise)
 

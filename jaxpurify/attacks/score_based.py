@@ -18,7 +18,7 @@ from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.attacks.rules import accumulate, mean_absolute_one, per_pixel, steepest
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
-from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+from jaxpurify.pytrees import PerImage, Scalar, concrete, pytree_dataclass, static
 
 
 class State(NamedTuple):
@@ -66,9 +66,9 @@ class ScoreAttack(InChunks, Attack):
         trace: whether the result keeps the loss of the last iterate at the end of each chunk.
     """
 
-    epsilon: Scalar = 8 / 255
+    epsilon: PerImage = 8 / 255
     radius: Scalar = 0.001
-    step_size: Scalar | None = None
+    step_size: PerImage | None = None
     eot: Expectation | None = None
     norm: str = static("linf")
     queries: int = static(5000)
@@ -87,7 +87,7 @@ class ScoreAttack(InChunks, Attack):
         check_counts(self, "queries", "samples", "chunk")
         if self.norm not in ("linf", "l2"):
             raise ValueError(f'norm of {type(self).__name__} must be "linf" or "l2", got {self.norm!r}')
-        for name in ("radius", "step_size", "step_fraction"):
+        for name in ("radius", "step_fraction"):
             value: Any = getattr(self, name)
             if value is not None and concrete(value) and np.ndim(value) == 0 and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {value}")
@@ -146,7 +146,7 @@ class ScoreAttack(InChunks, Attack):
                 ahead=met,
                 estimate=state.estimate + slope * state.direction,
             )
-            return jax.lax.cond(turn == period - 1, lambda: self._moved(state, clean), lambda: state)
+            return jax.lax.cond(turn == period - 1, lambda: self._moved(state, problem), lambda: state)
 
         state = jax.lax.cond(step == 0, lambda: self._begun(problem, state, restart), lambda: state)
         return chunk.repeat(target, query, state)
@@ -154,13 +154,12 @@ class ScoreAttack(InChunks, Attack):
     def _begun(self, problem: Problem, state: State, restart: Any) -> State:
         """Return the state at the first query of a restart: at the clean image, or later at a random point."""
         clean = problem.images
-        epsilon = jnp.asarray(self.epsilon, clean.dtype)
 
-        def begin(image, key):
+        def begin(image, key, epsilon):
             start = ball(self.norm).sample(key, image.shape, image.dtype, epsilon)
             return jnp.where(restart == 0, image, jnp.clip(image + start, 0, 1))
 
-        current = jax.vmap(begin)(clean, _keys.stream(problem.keys, "start", restart=restart))
+        current = jax.vmap(begin)(clean, _keys.stream(problem.keys, "start", restart=restart), problem.epsilon)
         return state._replace(current=current, rule=jax.vmap(self.rule().init)(clean))
 
     def _turned(self, state: State, keys: Any, turn: Any) -> State:
@@ -169,16 +168,16 @@ class ScoreAttack(InChunks, Attack):
         direction = jax.lax.cond(turn % 2 == 1, lambda: jax.vmap(self.draw)(keys, images), lambda: state.direction)
         return state._replace(direction=direction, estimate=jnp.where(turn == 0, 0, state.estimate))
 
-    def _moved(self, state: State, clean: Any) -> State:
+    def _moved(self, state: State, problem: Problem) -> State:
         """Return the state after a step along the estimate."""
-        epsilon = jnp.asarray(self.epsilon, clean.dtype)
-        size = self.step_fraction * epsilon if self.step_size is None else jnp.asarray(self.step_size, clean.dtype)
+        sizes = self.step_fraction * problem.epsilon if problem.step_size is None else problem.step_size
 
-        def move(estimate, rule_state, current, image):
+        def move(estimate, rule_state, current, image, size, epsilon):
             direction, rule_state = self.rule().update(-estimate, rule_state, current)
             return ball(self.norm).inside(current + size * direction, image, epsilon), rule_state
 
-        current, rule = jax.vmap(move)(state.estimate, state.rule, state.current, clean)
+        found = state.estimate, state.rule, state.current, problem.images
+        current, rule = jax.vmap(move)(*found, sizes, problem.epsilon)
         return state._replace(current=current, rule=rule)
 
 

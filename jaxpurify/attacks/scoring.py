@@ -1,7 +1,7 @@
 """Judging images on draws that no search has seen, which for a deterministic target is one evaluation."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,19 @@ from jaxpurify.parallel import Placement
 DRAWS = 20
 
 
-def fooling_draws(
+class Draws(NamedTuple):
+    """What a target says of images, booleans of shape ``(draws, batch)``; one row where it is not random.
+
+    Attributes:
+        fooled: whether the attack has succeeded.
+        stood: whether it has not, and the outputs say something: NaN neither falls nor stands.
+    """
+
+    fooled: np.ndarray
+    stood: np.ndarray
+
+
+def judged(
     attack: Attack,
     target: Any,
     problem: Problem,
@@ -24,7 +36,7 @@ def fooling_draws(
     where: Placement,
     purpose: str = "score",
     draws: int = DRAWS,
-) -> np.ndarray:
+) -> Draws:
     """Judge images on keys that no search has seen.
 
     Args:
@@ -37,27 +49,40 @@ def fooling_draws(
         draws: draws for a random target.
 
     Returns:
-        Booleans of shape ``(draws, batch)``; one row for a deterministic target.
+        Which draws are fooled, and which stand.
     """
     judge = where.compile(_judge, per_image=(False, False, True, True, True))
     target, success = where.everywhere(target), attack.judgement()
     placed, images = where.put(problem), where.put(images)
-    if not attribute(target, "random"):
-        return np.asarray(judge(success, target, placed, images, None))[None]
-    rows = []
-    for draw in range(draws):
-        keys = where.put(_keys.stream(problem.keys, purpose, draw=draw))
-        rows.append(judge(success, target, placed, images, keys))
-    return np.stack([np.asarray(row) for row in rows])
+    keys: list[Any] = [None]
+    if attribute(target, "random"):
+        keys = [where.put(_keys.stream(problem.keys, purpose, draw=draw)) for draw in range(draws)]
+    rows = [judge(success, target, placed, images, own) for own in keys]
+    return Draws(*(np.stack([np.asarray(row[part]) for row in rows]) for part in range(2)))
 
 
 def _judge(success, target, problem, images, keys):
-    return losses.succeeded(success.function, target(images, keys), problem.labels, problem.targets)
+    outputs = target(images, keys)
+    sound = losses.proper(outputs)
+    fooled = losses.succeeded(success.function, outputs, problem.labels, problem.targets)
+    return fooled & sound, ~fooled & sound
 
 
-def worst(
-    attack: Attack, target: Any, problem: Problem, candidates: Sequence[Any], *, where: Placement
-) -> tuple[np.ndarray, np.ndarray]:
+class Worst(NamedTuple):
+    """What is left of images under the worst of several attacks.
+
+    Attributes:
+        chosen: which candidate was the worst, shape ``(batch,)``.
+        fooled: share of the scored draws that are fooled, shape ``(batch,)``.
+        stood: share of them that stand, shape ``(batch,)``.
+    """
+
+    chosen: np.ndarray
+    fooled: np.ndarray
+    stood: np.ndarray
+
+
+def worst(attack: Attack, target: Any, problem: Problem, candidates: Sequence[Any], *, where: Placement) -> Worst:
     """Choose the worst of several images for each image, and score it on other draws than those it was chosen on.
 
     Args:
@@ -68,12 +93,14 @@ def worst(
         where: the devices.
 
     Returns:
-        Which candidate was chosen, shape ``(batch,)``, and in what share of fresh draws it stands, shape ``(batch,)``.
+        Which was chosen, and how it fares on the scored draws.
     """
-    stood = [1 - fooling_draws(attack, target, problem, images, where=where, purpose="select") for images in candidates]
-    means = np.stack([draws.mean(axis=0) for draws in stood])
+    found = [judged(attack, target, problem, images, where=where, purpose="select") for images in candidates]
+    means = np.stack([draws.stood.mean(axis=0) for draws in found])
     chosen = means.argmin(axis=0)
     if not attribute(target, "random"):
-        return chosen, means.min(axis=0)
+        fooled = np.stack([draws.fooled[0] for draws in found]).any(axis=0)
+        return Worst(chosen, fooled.astype(float), means.min(axis=0))
     images = np.stack([np.asarray(images) for images in candidates])[chosen, np.arange(len(chosen))]
-    return chosen, 1 - fooling_draws(attack, target, problem, images, where=where).mean(axis=0)
+    scored = judged(attack, target, problem, images, where=where)
+    return Worst(chosen, scored.fooled.mean(axis=0), scored.stood.mean(axis=0))

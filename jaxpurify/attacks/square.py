@@ -15,7 +15,8 @@ from jaxpurify.attacks.queries import InChunks, ask, check_budget, check_frozen,
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.gradients import Expectation
 from jaxpurify.models import attribute
-from jaxpurify.pytrees import Scalar, concrete, pytree_dataclass, static
+from jaxpurify.precision import divided
+from jaxpurify.pytrees import PerImage, Scalar, concrete, pytree_dataclass, static
 
 # The share of the image that a square covers is halved when that part of 10,000 queries has been asked.
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -62,7 +63,7 @@ class Square(InChunks, Attack):
     point of the luckiest draw would never be left.
     """
 
-    epsilon: Scalar = 8 / 255
+    epsilon: PerImage = 8 / 255
     initial_share: Scalar = 0.8
     eot: Expectation | None = Expectation(samples=20, randomness="frozen")
     norm: str = static("linf")
@@ -99,7 +100,7 @@ class Square(InChunks, Attack):
     def advance(self, target: Any, problem: Problem, state: State, restart: Any, step: Any) -> State:
         """Ask one chunk of queries."""
         clean = problem.images
-        epsilon = jnp.asarray(self.epsilon, clean.dtype)
+        epsilon = problem.epsilon[:, None, None, None]
         random, cost = attribute(target, "random"), draws_of(self, target)
         draws = _keys.stream(problem.keys, "search", draw=1)  # the same at every query, also of other restarts
         chunk = chunk_of(step, rounds=self.queries // cost, chunk=self.chunk, cost=cost)
@@ -238,7 +239,7 @@ def _square(values, axes):
 
 
 def _unit(values, axes):
-    return values / jnp.maximum(jnp.sqrt(_square(values, axes)), jnp.finfo(values.dtype).tiny)
+    return divided(values, jnp.sqrt(_square(values, axes)))
 
 
 def _bump(size: Any, side: int, dtype: Any) -> Any:

@@ -1,5 +1,6 @@
 """Transfer attacks: images made against surrogate models, one or several at once, and shown to a victim."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,13 +12,19 @@ import numpy as np
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.attack import Attack
-from jaxpurify.attacks.batches import in_batches
+from jaxpurify.attacks.batches import capped, in_batches
 from jaxpurify.attacks.cascade import Cascade
+from jaxpurify.attacks.checks import check_is_attack
 from jaxpurify.attacks.drivers import run
-from jaxpurify.attacks.result import AttackResult, Problem
-from jaxpurify.attacks.scoring import DRAWS, fooling_draws
+from jaxpurify.attacks.result import FOOLED, NOT_FINITE, SURVIVED, AttackResult, Problem
+from jaxpurify.attacks.scoring import DRAWS, judged
+from jaxpurify.attacks.tracing import check_same_count
+from jaxpurify.checks import check_batch_size
+from jaxpurify.datasets.classes import check_same_classes
+from jaxpurify.independence import check_independence
 from jaxpurify.models import as_target, attribute
 from jaxpurify.parallel import Placement, placement
+from jaxpurify.precision import widened
 from jaxpurify.pytrees import pytree_dataclass, static
 
 AVERAGES = ("logits", "probabilities", "losses")
@@ -51,7 +58,15 @@ class SurrogateEnsemble:
         if average not in AVERAGES:
             raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got {average!r}")
         object.__setattr__(self, "models", tuple(as_target(model) for model in models))
+        for number, model in enumerate(self.models[1:], 1):
+            check_same_classes(self.models[0], model, names=("model 0", f"model {number} of the surrogates"))
         object.__setattr__(self, "average", average)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, where a model has some."""
+        known = (getattr(model, "class_names", None) for model in self.models)
+        return next((names for names in known if names is not None), None)
 
     @property
     def random(self) -> bool:
@@ -89,9 +104,11 @@ class SurrogateEnsemble:
     def __call__(self, images, key=None):
         key = None if key is None else _keys.per_image(key, images.shape[0])
         logits = tuple(
-            model(images, _keys.fold(key, number) if attribute(model, "random") else None)
+            widened(model(images, _keys.fold(key, number) if attribute(model, "random") else None))
             for number, model in enumerate(self.models)
         )
+        if len(counts := {member.shape[1:] for member in logits}) > 1:
+            raise ValueError(f"surrogates must have the same classes, got logits of shapes {sorted(counts)} an image")
         if self.average == "losses":
             return logits
         if self.average == "logits":
@@ -119,7 +136,7 @@ class FoolsEvery(NamedTuple):
 
 
 def transfer(
-    attack: Attack,
+    attack: Any,
     surrogates: Any,
     victim: Any,
     images: Any,
@@ -128,7 +145,7 @@ def transfer(
     *,
     targets: Any = None,
     average: str = "logits",
-    batch_size: int = 128,
+    batch_size: Any = 128,
     devices: Any = None,
     progress: Any = None,
 ) -> AttackResult:
@@ -153,10 +170,13 @@ def transfer(
         ``backwards`` count what the surrogates computed.
 
     Raises:
+        TypeError: if the attack is not one.
         ValueError: on bad arguments.
 
     Source: Papernot et al. 2016 (arXiv 1605.07277).
     """
+    batch_size = check_batch_size(batch_size)
+    check_is_attack(attack)
     if attack.minimal_norm:
         raise ValueError(
             f"{type(attack).__name__} stops at the surrogates' decision boundary, which makes any victim look robust: "
@@ -167,28 +187,41 @@ def transfer(
     several = isinstance(surrogates, list | tuple)
     source = SurrogateEnsemble(surrogates, average) if several else as_target(surrogates)
     victim, where = as_target(victim), placement(devices)
-    problem = attack.prepare(victim, images, labels, key, targets)
+    check_same_classes(source, victim, names=("the surrogates", "the victim"))
+    problem = _without_gradients(attack).prepare(victim, images, labels, key, targets)
+    if attack.success is None:
+        check_same_count(source, victim, problem.images, names=("the surrogates", "the victim"))
+    check_independence(victim, problem.images, problem.keys, name="the victim")
+    batch_size = capped(batch_size, len(problem.images), where.count)
     adapted = source.adapted(attack, targeted=targets is not None) if isinstance(source, SurrogateEnsemble) else attack
     found = run(
         adapted, source, images, labels, key, targets, batch_size=batch_size, devices=devices, progress=progress
     )
-    success, margin = _shown(attack, victim, problem._replace(images=found.images), batch_size, where)
-    status: Any = np.where(success, 1, np.where(np.isnan(margin), 2, 0)).astype(np.int32)
+    success, sound, margin = _shown(attack, victim, problem._replace(images=found.images), batch_size, where)
+    status: Any = np.where(success, FOOLED, np.where(sound, SURVIVED, NOT_FINITE)).astype(np.int32)
     return found._replace(success=success, margin=margin, status=status)
 
 
-def _shown(attack: Attack, victim: Any, problem: Problem, batch_size: int, where: Placement) -> tuple[Any, Any]:
-    """Return whether images fool a victim in most draws, and their mean margins over the same draws."""
-    success, margin = [], []
+def _without_gradients(attack: Attack) -> Attack:
+    """Return the attack as what judges images: of a victim nothing but answers is asked."""
+    judge = copy.copy(attack)
+    vars(judge)["uses_gradient"] = False
+    return judge
+
+
+def _shown(attack: Attack, victim: Any, problem: Problem, batch_size: int, where: Placement) -> tuple[Any, Any, Any]:
+    """Return whether images fool a victim in most draws, whether it says anything, and their mean margins."""
+    success, sound, margin = [], [], []
     margins, shown = where.compile(_margins, per_image=(False, True, True)), where.everywhere(victim)
     random = attribute(victim, "random")
     for rows, part in in_batches(problem, batch_size * where.count):
-        fooled = fooling_draws(attack, victim, part, part.images, where=where)
-        success.append(fooled.mean(axis=0)[: len(rows)] > 0.5)
+        draws = judged(attack, victim, part, part.images, where=where)
+        success.append(draws.fooled.mean(axis=0)[: len(rows)] > 0.5)
+        sound.append((draws.fooled | draws.stood).all(axis=0)[: len(rows)])
         placed = where.put(part)
         keys = [where.put(_keys.stream(part.keys, "score", draw=draw)) for draw in range(DRAWS)] if random else [None]
         margin.append(np.mean([np.asarray(margins(shown, placed, own)) for own in keys], axis=0)[: len(rows)])
-    return np.concatenate(success), np.concatenate(margin)
+    return np.concatenate(success), np.concatenate(sound), np.concatenate(margin)
 
 
 def _margins(victim, problem, keys):

@@ -91,7 +91,7 @@ class TransferableAttack(MIFGSM):
         """Return the images further along the momentum, and resized."""
         if self.lookahead:
             momentum = rule_state[-1][1]  # of negative gradients
-            images = images - length * jnp.asarray(self.decay, images.dtype) * momentum
+            images = images - length[:, None, None, None] * jnp.asarray(self.decay, images.dtype) * momentum
         smallest = self.resize_share
         if smallest is not None:
             probability = jnp.asarray(self.probability, images.dtype)
@@ -106,14 +106,14 @@ class TransferableAttack(MIFGSM):
         """Return the mean gradient at random points around the iterate."""
         if not self.neighbours:
             return {}
-        radius = jnp.asarray(self.radius, epsilon.dtype) * epsilon
+        radii = jnp.asarray(self.radius, epsilon.dtype) * epsilon
 
-        def move(image, key):
+        def move(image, key, radius):
             return image + ball(self.norm).sample(key, image.shape, image.dtype, radius)
 
         def one(number):
             own = _keys.fold(keys, _NEIGHBOUR, number)
-            return gradient_at(jax.vmap(move)(current, _keys.fold(own, _MOVED)), own)[2]
+            return gradient_at(jax.vmap(move)(current, _keys.fold(own, _MOVED), radii), own)[2]
 
         # Chunks are unrolled: gradients of convolutions inside a device loop are many times slower on the CPU.
         numbers, chunk = np.arange(self.neighbours, dtype=np.uint32), self.chunk or self.neighbours

@@ -57,7 +57,7 @@ def test_passes_are_counted(toy):
         jax.debug.callback(lambda: queries.append(1))
         return toy.apply(toy.weights, images)
 
-    found = attacks.run(BoundaryProjection(steps=3), counted, toy.images, toy.labels, KEY, batch_size=16)
+    found = BoundaryProjection(steps=3)(counted, toy.images, toy.labels, KEY)
     jax.effects_barrier()
     np.testing.assert_array_equal(found.forwards, len(queries))
     np.testing.assert_array_equal(found.forwards, 1 + 16 + 16 + 3 * (1 + 4 + 16))

@@ -391,7 +391,7 @@ def test_a_transformation_serves_the_search_and_the_image_kept_is_judged_as_it_i
         ({"l1_share": 2.0}, "l1_share must be a share from 0 to 1, got 2.0"),
         ({"loss": "hinge"}, "loss must be one of"),
         ({"step_size": 2.0}, "step_size must be at most 1 in the linf norm, got 2.0: divide by 255"),
-        ({"step_size": -0.1}, "step_size must be a positive number, got -0.1"),
+        ({"step_size": -0.1}, "step_size must be a finite number above 0, got -0.1"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused(arguments, message):

@@ -122,11 +122,18 @@ def test_success_is_a_wrong_class_or_the_wanted_one():
     np.testing.assert_array_equal(losses.succeeded(None, outputs, labels, targets), [False, True, False])
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_outputs_that_are_not_finite_are_no_success(bad):
-    outputs = jnp.array([[0.0, 1.0, bad]])
+@pytest.mark.parametrize("bad", [[0, 1, np.nan], [0, 1, np.inf], [-np.inf] * 3])
+def test_outputs_that_say_nothing_are_no_success(bad):
+    outputs = jnp.array([bad], jnp.float32)
     for targets in (None, jnp.array([1]), jnp.array([2])):
         assert not losses.succeeded(None, outputs, jnp.array([0]), targets)[0]
+
+
+def test_minus_infinity_is_the_logit_of_a_class_that_cannot_win():
+    outputs = jnp.array([[0.0, 1.0, -jnp.inf]])
+    assert losses.succeeded(None, outputs, jnp.array([0]), None)[0]
+    assert not losses.succeeded(None, outputs, jnp.array([1]), None)[0]
+    assert losses.succeeded(None, outputs, jnp.array([0]), jnp.array([1]))[0]
 
 
 def test_own_success_sees_the_reference_in_use():

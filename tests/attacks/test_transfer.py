@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxpurify import keys
-from jaxpurify.attacks import drivers, losses
+from jaxpurify.attacks import Adaptive, drivers, losses
 from jaxpurify.attacks.deepfool import DeepFool
 from jaxpurify.attacks.features import Features, feature_distance, misled, reached
 from jaxpurify.attacks.gradient import FGSM, IFGSM, PGD
@@ -184,3 +184,19 @@ def test_features_are_driven_away_or_to_those_of_a_guide(toy, guided):
         assert distance.min() > 0.1
         np.testing.assert_array_equal(found.success, np.asarray(logits).argmax(axis=1) != toy.labels)
     assert found.success.mean() > 0.4  # one in sixteen on the clean images
+
+
+def test_surrogates_of_other_classes_are_refused(toy):
+    def named(*names):
+        return classifier(toy.apply, toy.weights, class_names=names)
+
+    count = toy.target(jnp.asarray(toy.images)).shape[1]
+    names = tuple(f"class {chr(97 + number)}" for number in range(count))
+    target, same, other = named(*names), named(*(name.upper() for name in names)), named(*names[::-1])
+    attack = FGSM(epsilon=0.02)
+    transfer(attack, same, target, toy.images, toy.labels, KEY)
+    for surrogates in (other, [same, other]):
+        with pytest.raises(ValueError, match=r"must have the same classes in the same order, got .* as class 0"):
+            transfer(attack, surrogates, target, toy.images, toy.labels, KEY)
+    with pytest.raises(ValueError, match="surrogate 0 and the target must have the same classes"):
+        Adaptive(epsilon=0.02, surrogates=(other,)).parts(target, count)

@@ -8,6 +8,7 @@ import scipy.ndimage
 
 from jaxpurify.attacks import drivers
 from jaxpurify.attacks.gradient import FGSM, IFGSM, MIFGSM
+from jaxpurify.attacks.result import Problem
 from jaxpurify.attacks.transferable import (
     DIFGSM,
     MDIFGSM,
@@ -181,7 +182,7 @@ def neighbours_of(images, **options):
             for power in (1, 2)
         ]
 
-    return [np.asarray(each) for each in found(jnp.float32(0.1))]
+    return [np.asarray(each) for each in found(jnp.full(len(images), 0.1))]
 
 
 def test_neighbours_are_uniform_around_each_image():
@@ -275,7 +276,8 @@ def test_an_image_that_is_not_finite_spoils_no_other(toy):
 def test_the_papers_mixtures():
     assert (MDIFGSM().decay, DIFGSM().decay, TIFGSM().decay) == (1.0, 0.0, 0.0)
     assert (TIFGSM().kernel, VMIFGSM().neighbours, VMIFGSM().radius) == (15, 20, 1.5)
-    assert IFGSM(steps=5).length(jnp.float32(0.1)) == VMIFGSM(steps=5).length(jnp.float32(0.1))
+    problem = Problem(None, None, None, None, epsilon=jnp.array([0.1, 0.2]))
+    np.testing.assert_array_equal(IFGSM(steps=5).length(problem), VMIFGSM(steps=5).length(problem))
 
 
 @pytest.mark.parametrize(
