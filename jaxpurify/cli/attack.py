@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from tyro import conf
 
 from jaxpurify.cli.options import Input, Machine, Specification, joined
+from jaxpurify.files import expanded
 from jaxpurify.progress import Progress
 
 
@@ -30,8 +32,8 @@ def attack(
         jaxpurify attack adversarial/ --purifier bit-depth:bits=3 --gradient bpda
 
     Args:
-        target: A file that ends in .npz (exact), or a new folder of PNG images with a labels.csv (rounded to 8 bits,
-            and what that undoes is printed). `jaxpurify evaluate --data` reads both.
+        target: A file that ends in .npz (exact), or a new folder of PNG images with a labels.csv (rounded to 8 bits
+            without leaving the attack's ball, and what that undoes is printed). `jaxpurify evaluate --data` reads both.
         input: Which images, and which classifier sees them.
         attack: The attack, such as pgd:steps=100,epsilon=4/255.
         purifier: The purifier that stands before the classifier and is attacked with it.
@@ -43,16 +45,19 @@ def attack(
     Returns:
         The exit code.
     """
-    devices, path = machine.start(), Path(target)
+    devices, path = machine.start(), expanded(target)
     if path.exists():
         raise ValueError(f"{path} is there already: choose another name")
     import jax
 
     from jaxpurify import attacks, gradients, purifiers
-    from jaxpurify.attacks.attack import classes_of
+    from jaxpurify.attacks.agreement import measure
+    from jaxpurify.attacks.tracing import classes_of
     from jaxpurify.evaluation.threat_models import exact_gradient_is_zero
+    from jaxpurify.metrics.norms import check_perturbations
     from jaxpurify.models import Defended
     from jaxpurify.parallel import placement
+    from jaxpurify.quantise import quantised
 
     search, stage = attacks.make(attack), purifiers.make(purifier)
     wrap = {"exact": lambda p: p, "bpda": gradients.straight_through, "substitute": gradients.substitute}[gradient]
@@ -60,6 +65,9 @@ def attack(
     data, classifier = input.load()
     _check_writable(path)
     images, labels, count = data.images, data.labels, len(data)
+    exact, ball = path.suffix.lower() == ".npz", {"norm": search.norm, "epsilon": search.epsilon}
+    if not exact:
+        quantised(images, images, **ball)  # refuses what could not be written
     if search.uses_gradient and exact_gradient_is_zero(attacked, images[:4], jax.random.key(seed)):
         raise ValueError(
             f"the {gradient} gradient of {purifier} is zero, so the attack would see nothing: try --gradient bpda"
@@ -79,16 +87,22 @@ def attack(
             devices=devices,
             progress=bar.advance,
         )
+    # Another gradient than the exact one is not meant to say what the model does.
+    agreement = measure(model, images, jax.random.key(seed)) if gradient == "exact" else None
+    if agreement is not None and not agreement.reliable:
+        print(f"note: of the attacked model, {agreement.sentence}", file=sys.stderr)
     score = _Score(search, Defended(classifier, stage), images, labels, jax.random.key(seed), where, batch)
     behind = f" behind {purifier}" if purifier != "none" else ""
     print(f"share of {count} images of {data.name} that {classifier.name}{behind} classifies correctly:")
     print(f"  clean               {score(images):.1%}")
     print(f"  attacked            {score(found.images):.1%}")
-    if path.suffix.lower() == ".npz":
+    if exact:
         _write_npz(path, found, data)
     else:
-        rounded = np.rint(found.images * 255).astype(np.uint8)
-        print(f"  rounded to 8 bits   {score(rounded.astype(np.float32) / np.float32(255)):.1%}")
+        rounded = quantised(found.images, images, **ball)
+        read = rounded.astype(np.float32) / np.float32(255)
+        check_perturbations(images, read, **ball)
+        print(f"  rounded to 8 bits   {score(read):.1%}")
         _write_folder(path, rounded, data)
     print(f"wrote {path}")
     return 0
@@ -104,15 +118,15 @@ class _Score:
     def __call__(self, images: Any) -> float:
         import jax
 
-        from jaxpurify.attacks.scoring import fooling_draws
+        from jaxpurify.attacks.scoring import judged
 
-        count, fooled = len(images), []
+        count, stood = len(images), []
         for first in range(0, count, self.size):
             rows = np.resize(np.arange(first, min(first + self.size, count)), self.size)
             part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], self.problem)
-            draws = fooling_draws(self.search, self.model, part, images[rows], where=self.where)
-            fooled.append(draws[:, : min(self.size, count - first)].mean(axis=0))
-        return float(1 - np.concatenate(fooled).mean())
+            draws = judged(self.search, self.model, part, images[rows], where=self.where).stood
+            stood.append(draws[:, : min(self.size, count - first)].mean(axis=0))
+        return float(np.concatenate(stood).mean())
 
 
 def _check_writable(path: Path) -> None:

@@ -59,7 +59,7 @@ def detect(
         false_positive_rate=false_positive_rate,
         batch_size=machine.batch_size,
     )
-    calls = 2 * -(-len(data) // machine.batch_size) * search.calls(classifier, len(data.class_names))
+    calls = 2 * -(-len(data) // machine.batch_size) * search.calls(classifier, len(classifier.class_names))
     with Progress("attacking", calls, enabled=machine.progress) as bar:
         found = detection(
             detector,

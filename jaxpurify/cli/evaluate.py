@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from tyro import conf
 
 from jaxpurify.cli.options import Input, Machine, Names, Sizes, Specifications, joined, purifiers, sizes
+from jaxpurify.files import expanded
 
 PURIFIERS = ("gaussian-smoothing",)
 ATTACKS = ("pgd:steps=40,epsilon=8/255",)
@@ -73,7 +74,7 @@ def evaluate(
     further = sizes(epsilons)
     data, classifier = input.load()
     options = [dataclasses.asdict(input), purifier, attack, threat_model, epsilons, noise_draws, eot_samples, seed]
-    folder = Path(run) if run is not None else default_folder(input.data, [*options, machine.batch_size])
+    folder = expanded(run) if run is not None else default_folder(input.data, [*options, machine.batch_size])
     begun = (folder / "config.json").exists()
     found = evaluation.evaluate(
         classifier,

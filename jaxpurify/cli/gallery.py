@@ -1,14 +1,13 @@
 """``jaxpurify gallery``: draw a photograph before and after every purifier."""
 
 import functools
-from pathlib import Path
 from typing import Annotated, Any
 
 from tyro import conf
 
 from jaxpurify.cli.options import Specifications, joined, purifiers
 from jaxpurify.cli.start import start
-from jaxpurify.files import write_whole
+from jaxpurify.files import expanded, write_whole
 from jaxpurify.specification import number
 
 
@@ -57,7 +56,7 @@ def gallery(
         picture = picture[..., :3] if picture.shape[-1] > 2 else picture[..., :1].repeat(3, axis=-1)
     key = jax.random.key(seed)
     shown = drawn.subject(picture, epsilon=float(number(epsilon)), key=key)
-    path = Path(output)
+    path = expanded(output)
     path.mkdir(parents=True, exist_ok=True)
     figures = {
         slug(name): drawn.before_and_after(shown, each, name=name, key=key)

@@ -12,6 +12,7 @@ from tyro import conf
 from jaxpurify.cli.options import Flag, Specification, joined
 from jaxpurify.cli.start import start
 from jaxpurify.datasets.folders import ENDINGS
+from jaxpurify.files import expanded
 from jaxpurify.progress import Progress
 
 IMAGES, PIXELS = 64, 2**22  # read at a time, at most so many or a little more than so many
@@ -53,12 +54,13 @@ def purify(
     from jaxpurify.purifiers import make
 
     work = _Work(make(purifier), seed)
-    if Path(source).is_dir():
-        return _folder(work, Path(source), Path(target), overwrite, progress=False if quiet else None)
-    file = Path(target) / Path(source).name if Path(target).is_dir() else Path(target)
+    before, after = expanded(source), expanded(target)
+    if before.is_dir():
+        return _folder(work, before, after, overwrite, progress=False if quiet else None)
+    file = after / before.name if after.is_dir() else after
     if file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: pass --overwrite to replace it")
-    list(work.run([_File(Path(source), file, Path(source).name)], refuse=True))
+    list(work.run([_File(before, file, before.name)], refuse=True))
     print(f"purified {source} into {file}")
     return 0
 

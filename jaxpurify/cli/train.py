@@ -12,6 +12,7 @@ from tyro import conf
 from jaxpurify import training
 from jaxpurify.cli.evaluate import default_folder
 from jaxpurify.cli.options import EMBEDDED, Devices, Specification, joined
+from jaxpurify.files import expanded
 
 OVERVIEW = """\
 usage: jaxpurify train KIND [OPTIONS]
@@ -221,7 +222,7 @@ def _train(kind: str, task: Any, recipe: Any, where: Where, machine: Devices, *,
     from jaxpurify.training.loop import Run, shown
 
     options = [kind, told, recipe, where.data, where.score_on, where.steps, where.seed]
-    folder = Path(where.run) if where.run is not None else default_folder(kind, options)
+    folder = expanded(where.run) if where.run is not None else default_folder(kind, options)
     begun = (folder / "config.json").exists()
     run = Run(
         task,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpurify import attacks, datasets, networks
+from jaxpurify.metrics.norms import check_perturbations
 from jaxpurify.models import Defended
 from jaxpurify.purifiers import BitDepth
 
@@ -79,3 +80,34 @@ def test_bad_options_are_refused(refused):
     assert "unknown attack" in refused("attack", "a.npz", "--attack", "cw")
     assert "255" in refused("attack", "a.npz", "--attack", "pgd:epsilon=8")
     assert "unknown purifier" in refused("attack", "a.npz", "--purifier", "gs")
+
+
+SEARCHES = [("pgd:steps=5,epsilon=0.01", "linf", 0.01), ("pgd:norm=l2,steps=2,epsilon=0.21", "l2", 0.21)]
+SEARCHES += [("pgd:norm=l1,steps=2,epsilon=3.3", "l1", 3.3), ("fgsm:epsilon=0.003", "linf", 0.003)]
+SEARCHES += [("ddn:steps=3,epsilon=0.5", "l2", 0.5)]
+
+
+@pytest.mark.parametrize(("search", "norm", "epsilon"), SEARCHES)
+def test_a_written_folder_is_in_the_ball_and_the_accuracy_printed_is_its_own(
+    cli, tmp_path, classifier, search, norm, epsilon
+):
+    code, out, err = cli("attack", "out", "--limit", 8, "--attack", search, "--batch-size", 8, "--quiet")
+    assert (code, err) == (0, "")
+    clean, written = datasets.load("photos", limit=8), datasets.load(tmp_path / "out")
+    check_perturbations(clean.images, written.images, norm=norm, epsilon=epsilon)
+    logits = classifier(written.images)
+    assert shares(out)["rounded"] == np.mean(np.argmax(logits, axis=1) == clean.labels)
+
+
+def test_clean_images_between_levels_are_written_in_the_ball_or_refused_before_anything_is_computed(
+    cli, refused, tmp_path
+):
+    data = datasets.load("photos", limit=4)
+    images = np.clip(data.images + np.float32(0.4 / 255), 0, 1)
+    np.savez(tmp_path / "between.npz", images=images, labels=data.labels)
+    given = ("attack", "out", "--data", "between.npz", "--classifier", "photos-cnn", "--attack")
+    error = refused(*given, "pgd:steps=1,epsilon=0.001")
+    assert "epsilon must be at least 0.00157 in linf" in error
+    assert ".npz" in error
+    assert cli(*given, "pgd:steps=1,epsilon=0.01")[0] == 0
+    check_perturbations(images, datasets.load(tmp_path / "out").images, norm="linf", epsilon=0.01)
