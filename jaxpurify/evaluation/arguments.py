@@ -1,5 +1,6 @@
 """The arguments of an evaluation, checked before anything is computed or written."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 from jaxpurify import images as _images
 from jaxpurify import keys as _keys
 from jaxpurify.attacks.attack import Attack, advance
+from jaxpurify.datasets.classes import as_names, matched_labels
 from jaxpurify.evaluation.threat_models import ThreatModel, builtin
-from jaxpurify.models import as_target
+from jaxpurify.models import as_purifier
 from jaxpurify.purifiers.identity import Identity
 
 
@@ -49,7 +51,8 @@ def read_data(data: Any) -> Data:
     images, labels = data if pair else (getattr(data, "images", None), getattr(data, "labels", None))
     if images is None or labels is None:
         raise TypeError(f"data must have images and labels, or be a pair of them, got {type(data).__name__}")
-    images, labels = np.asarray(images), np.asarray(labels)
+    images = np.asarray(_images.as_array(images))
+    labels = np.asarray(_images.as_array(labels, name="labels"))
     images = images.astype(np.float32) if images.dtype == np.float64 else images
     _images.check_images(images)
     _images.check_values(images)
@@ -60,8 +63,27 @@ def read_data(data: Any) -> Data:
         labels,
         str(getattr(data, "name", "arrays")),
         bool(getattr(data, "demonstration", False)),
-        None if names is None else tuple(map(str, names)),
+        None if names is None else as_names(names, name="class_names of data"),
     )
+
+
+def match_classes(data: Data, classifier: Any) -> Data:
+    """Number the data's labels as the classifier numbers its classes.
+
+    Args:
+        data: what ``read_data`` returned.
+        classifier: the classifier; it may have ``class_names``.
+
+    Returns:
+        The data, with the classifier's class names where it has some.
+
+    Raises:
+        ValueError: if both have names that cannot be matched.
+    """
+    known, called = getattr(classifier, "class_names", None), getattr(classifier, "name", "the classifier")
+    known = None if known is None else as_names(known, name=f"class_names of {called}")
+    labels, names = matched_labels(data.labels, data.class_names, known, data=data.name, classifier=called)
+    return data._replace(labels=labels, class_names=names)
 
 
 def name_purifiers(purifiers: Any) -> dict[str, Any]:
@@ -87,7 +109,7 @@ def name_purifiers(purifiers: Any) -> dict[str, Any]:
         if not callable(purifier) or isinstance(purifier, type):
             got = f"the class {purifier.__name__}" if isinstance(purifier, type) else type(purifier).__name__
             raise TypeError(f"purifier {name!r} must be a purifier such as GaussianSmoothing(), got {got}")
-    named = {name: as_target(purifier) for name, purifier in purifiers.items()}
+    named = {name: as_purifier(purifier) for name, purifier in purifiers.items()}
     if not isinstance(named.get("none", Identity()), Identity):
         raise ValueError('the name "none" is kept for the undefended classifier: give that purifier another')
     if any(isinstance(purifier, Identity) for purifier in named.values()):
@@ -166,10 +188,46 @@ def read_key(key: Any) -> jax.Array:
         TypeError: if it is a raw key or none at all.
         ValueError: if it is an array of keys.
     """
-    key = jax.random.key(0) if key is None else _keys.check_key(key)
-    if key.ndim:
-        raise ValueError(f"key must be one typed key, got an array of shape {key.shape}: each image is given its own")
-    return key
+    return jax.random.key(0) if key is None else _keys.check_single(key)
+
+
+def for_images(attack: Attack, rows: np.ndarray) -> Attack:
+    """Return an attack with the sizes of some images, where it has one for each.
+
+    Args:
+        attack: the attack.
+        rows: which images, shape ``(batch,)``.
+
+    Returns:
+        The attack itself where its sizes are numbers.
+    """
+    sizes: dict[str, Any] = {name: getattr(attack, name, None) for name in ("epsilon", "step_size")}
+    own = {name: np.asarray(value)[rows] for name, value in sizes.items() if np.ndim(value)}
+    return dataclasses.replace(attack, **own) if own else attack  # type: ignore[type-var]
+
+
+def check_sizes(attacks: dict[str, Attack], count: int, epsilons: tuple[float, ...]) -> None:
+    """Check that an attack with several sizes has one for each image, and no further sizes.
+
+    Args:
+        attacks: attacks by name.
+        count: number of images.
+        epsilons: the further sizes asked for.
+
+    Raises:
+        ValueError: naming the attack.
+    """
+    for name, attack in attacks.items():
+        shape = np.shape(attack.epsilon)
+        if shape not in ((), (count,)):
+            raise ValueError(
+                f"epsilon of attack {name!r} must be a number, or one for each of the {count} images, got shape {shape}"
+            )
+        if shape and epsilons:
+            raise ValueError(
+                f"epsilons must be left out where an attack has one size for each image, as {name!r} has: evaluate it "
+                "alone"
+            )
 
 
 def check_attack(attack: Attack, target: Any, images: np.ndarray, labels: np.ndarray, key: Any) -> None:
@@ -186,6 +244,7 @@ def check_attack(attack: Attack, target: Any, images: np.ndarray, labels: np.nda
         TypeError: on wrong types.
         ValueError: on wrong arguments.
     """
+    attack = for_images(attack, np.arange(len(images)))
     problem = attack.prepare(target, images, labels.astype(np.int32), key, None)
     if any(callable(value) for value in vars(attack).values()):
         attack, step = attack.canonical(images.dtype), np.uint32(0)

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpurify import images as _images
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses, run
+from jaxpurify.attacks.checks import check_is_attack
+from jaxpurify.checks import check_batch_size, kind
 from jaxpurify.metrics.accuracy import Interval, wilson
 from jaxpurify.models import as_target, attribute
 
@@ -69,7 +72,7 @@ def detection(
     key: Any,
     *,
     attack: Any,
-    batch_size: int = 64,
+    batch_size: Any = 64,
     progress: Callable[[], None] | None = None,
 ) -> Detection:
     """Measure what a detector finds, and what an attacker who knows it gets past it.
@@ -88,14 +91,22 @@ def detection(
         Shares with their 95 % intervals.
 
     Raises:
+        TypeError: if the detector or the attack is not one.
         ValueError: if the detector has no threshold, or on bad arguments.
 
     Source: our choice; Xu, Evans and Qi 2018 (arXiv 1704.01155) report the first three.
     """
+    batch_size = check_batch_size(batch_size)
+    if not attribute(detector, "is_detector") or isinstance(detector, type):
+        raise TypeError(f"detector must be a detector such as FeatureSqueezing(), got {kind(detector)}")
+    check_is_attack(attack)
     if detector.threshold is None:
         raise ValueError(f"{type(detector).__name__} has no threshold yet: calibrate it on training images first")
     classifier = as_target(classifier)
-
+    images, labels = _images.as_array(images), _images.as_array(labels, name="labels")
+    _images.check_images(images)
+    _images.check_labels(labels, len(images))
+    images, labels = np.asarray(images), np.asarray(labels).astype(np.int32)
     random = attribute(classifier, "random") or attribute(detector, "random")
     own = _keys.stream(_keys.per_image(key, len(images)), "score") if random else None
 
@@ -112,7 +123,7 @@ def detection(
     search = functools.partial(run, batch_size=batch_size, progress=progress)
     blind = search(attack, classifier, images, labels, key).images
     loss, success = evasion(detector.threshold)
-    adaptive = dataclasses.replace(attack, loss=loss, success=success)
+    adaptive = dataclasses.replace(attack, loss=loss, success=success)  # type: ignore[type-var]
     evading = search(adaptive, detector.differentiable().around(classifier), images, labels, key).images
     _, alarms = judged(images)
     fooled, found = judged(blind)

@@ -11,10 +11,11 @@ from jaxpurify.attacks.result import Best
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.plan import Cell, Plan
 from jaxpurify.evaluation.result import Evaluation
-from jaxpurify.evaluation.run_folder import NOT_FINITE, Record, RunFolder
+from jaxpurify.evaluation.run_folder import NOT_FINITE, UNRELIABLE, Record, RunFolder
 from jaxpurify.evaluation.scoring import Batch
 from jaxpurify.evaluation.threat_models import LADDER, ThreatModel
 from jaxpurify.metrics.norms import check_perturbations
+from jaxpurify.models import attribute
 from jaxpurify.progress import Progress
 
 EXAMPLES = 6
@@ -29,7 +30,7 @@ def evaluate(
     threat_models: str | ThreatModel | Sequence[str | ThreatModel] = LADDER,
     key: Any = None,
     run: Any = None,
-    batch_size: int = 128,
+    batch_size: Any = 128,
     devices: Any = None,
     epsilons: Sequence[float] = (),
     noise_draws: int = 10_000,
@@ -38,17 +39,22 @@ def evaluate(
     """Attack a classifier behind purifiers in every threat model asked for, and score what comes out.
 
     Every image shown to another model than the attacked comes from a full budget. Random models are scored on 20 fresh
-    keys that no search saw; the worst attack of an image is chosen on 20 others. With ``run``, every batch is on disk
-    as soon as it is done, and the same call takes a killed run up where it was left, to the same records. A folder that
-    holds an evaluation with other arguments, weights or data is refused. A plain function has no weights to compare,
-    therefore what the defended models say about the first image is compared too.
+    keys that no search saw; the worst attack of an image is chosen on 20 others. Gradient attacks are not evaluated on
+    a target whose gradient is zero; where gradients mislead, or attackers who know more leave more standing, ``flags``
+    say so, and the worst case reads "at most".
+
+    With ``run``, every batch is on disk as soon as it is done, and the same call takes a killed run up where it was
+    left, to the same records. A folder that holds an evaluation with other arguments, weights or data is refused. A
+    plain function has no weights to compare, therefore what the defended models say about the first image is compared
+    too.
 
     Args:
         classifier: images to logits; anything that ``jaxpurify.classifier`` takes.
         purifiers: purifiers by name, or one. The undefended classifier is always evaluated beside them, as ``none``
             (unless there is an ``Identity`` among them).
         data: an object with ``images`` and ``labels``, or a pair of arrays.
-        attacks: an attack, attacks, or attacks by name; PGD with 40 steps at 8/255 by default.
+        attacks: an attack, attacks, or attacks by name; PGD with 40 steps at 8/255 by default. An epsilon may be an
+            array of one size per image.
         threat_models: names among ``noise``, ``blind``, ``bpda``, ``substitute`` and ``full`` (all by default), or
             ``ThreatModel`` objects.
         key: one typed key; image i of the data gets it with i folded in. ``jax.random.key(0)`` by default.
@@ -64,7 +70,8 @@ def evaluate(
 
     Raises:
         TypeError: on wrong types, raw keys included.
-        ValueError: on bad arguments, in one sentence, before anything is written.
+        ValueError: on bad arguments, and on models that couple images or draw without a key, in one sentence, before
+            anything is written.
     """
     plan = Plan(
         classifier,
@@ -121,7 +128,7 @@ class _Session:
         """Attack and score one cell of one batch, by place of the purifier and number of the batch."""
         records = {}
         for place, name in enumerate(self.plan.purifiers):
-            if (name, cell.threat.name) not in self.plan.targets:
+            if not self.plan.tries(cell, name):
                 continue
             names = (cell.threat.name, name, cell.attack, run_folder.format_value(cell.epsilon), batch.number)
             attacked = functools.partial(self._attacked, cell, name, batch, bar)
@@ -148,9 +155,10 @@ class _Session:
         if known in batch.found:
             bar.advance(self.plan.calls_of(cell, name))
             return batch.found[known]
-        best, _ = cell.search.search(target, batch.problem, where=self.where, progress=bar.advance)
+        problem = cell.search.sized(batch.problem, batch.filled_rows)
+        best, _ = cell.search.search(target, problem, where=self.where, progress=bar.advance)
         best = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(batch)], best)
-        distance = check_perturbations(batch.clean, best.images, norm=cell.search.norm, epsilon=cell.epsilon)
+        distance = check_perturbations(batch.clean, best.images, norm=cell.search.norm, epsilon=cell.sizes(batch.rows))
         found = _Found(best, distance)
         users = self.plan.users(cell, target)
         if len(users) > 1:
@@ -168,22 +176,27 @@ class _Session:
 
     def _attacked(self, cell: Cell, name: str, batch: Batch, bar: Progress) -> list[Record]:
         found = self._search(cell, name, batch, bar)
-        records = self.scorer.score(name, batch, found.best.images)
+        success = np.asarray(found.best.success)
+        lucky = attribute(self.plan.targets[name, cell.threat.name], "random")  # such a success proves nothing
+        proved = np.asarray(found.best.finite) | (success & (not lucky))
+        records = self.scorer.score(name, batch, found.best.images, finite=proved)
         if self.folder is not None and batch.number == 0 and not cell.curve:
             self._save_example(self.folder, cell, name, batch, np.asarray(found.best.images))
         about = {
             "threat_model": cell.threat.name,
             "attack": cell.attack,
             "norm": cell.search.norm,
-            "epsilon": cell.epsilon,
         }
-        status = np.where(found.best.finite, found.best.success.astype(int), NOT_FINITE)
+        # A gradient of zero wherever the search looked: such an image stands, and it says little.
+        blind = ~success & ~np.asarray(found.best.steep)
+        sizes = cell.sizes(batch.rows)
         for number, record in enumerate(records):
             i = number % len(batch)
-            record.update(about, distance=float(found.distance[i]))
+            record.update(about, epsilon=float(sizes[i]), distance=float(found.distance[i]))
             record.update({name: float(getattr(found.best, name)[i]) for name in ("loss", "margin")})
             record.update({name: int(getattr(found.best, name)[i]) for name in ("forwards", "backwards")})
-            record["status"] = max(record["status"], int(status[i]))
+            if record["status"] != NOT_FINITE:
+                record["status"] = UNRELIABLE if blind[i] and record["correct"] > 0 else int(success[i])
         return records
 
     def _save_example(self, folder: RunFolder, cell: Cell, name: str, batch: Batch, attacked: np.ndarray) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-INFORMED = ("bpda", "substitute", "full", "adaptive")
+from jaxpurify.evaluation.knowledge import INFORMED, at_most
+
 NEAR_ZERO = 0.05  # our choice: at most one image in twenty is left
 
 MEANINGS = {
@@ -43,12 +44,20 @@ def lede(evaluation: Any) -> str:
     Returns:
         What attackers who know the purifiers leave of them, beside what they leave of the undefended classifier.
     """
-    names = [name for name in evaluation.purifiers if name != evaluation.undefended]
+    bare = evaluation.undefended
+    names = [name for name in evaluation.purifiers if name != bare]
     if not names:
-        return "Nothing defends this classifier: the figures are its own."
+        kept = evaluation.worst(bare)
+        bound = f" It keeps at most {kept.mean():.1%}." if kept is not None and at_most(evaluation, bare) else ""
+        return f"Nothing defends this classifier: the figures are its own.{bound}"
     left = {name: shares for name in names if (shares := _informed(evaluation, name)) is not None}
     if not left:
-        return "No attacker here knew a purifier: the figures say nothing about one who does."
+        kept = {
+            name: s.mean() for name in names if at_most(evaluation, name) and (s := evaluation.worst(name)) is not None
+        }
+        bounds = ", ".join(f"{name} at most {share:.1%}" for name, share in kept.items())
+        rest = f" Kept of the images: {bounds}." if kept else ""
+        return f"No attacker here knew a purifier: the figures say nothing about one who does.{rest}"
     unknown = [name for name in names if name not in left]
     rest = f" No attacker here knew {' or '.join(unknown)}." if unknown else ""
     best = max(left, key=lambda name: left[name].mean())
@@ -57,23 +66,29 @@ def lede(evaluation: Any) -> str:
     recognised = min(evaluation.clean(name).fraction for name in names) > 0.5
     if share <= NEAR_ZERO and recognised and not unknown:
         return "No purifier here stops an attacker who knows it; see the ladder."
-    alone = _informed(evaluation, evaluation.undefended)
+    alone = _informed(evaluation, bare)
+    kept_by_best, kept_alone = (
+        ("at most " if at_most(evaluation, name) else "") + f"{shares.mean():.1%}"
+        for name, shares in ((best, left[best]), (bare, alone if alone is not None else np.zeros(1)))
+    )
     if alone is None:
-        return f"Against an attacker who knows it, {best} keeps {share:.1%} of the images.{rest}"
+        return f"Against an attacker who knows it, {best} keeps {kept_by_best} of the images.{rest}"
     gain = left[best] - alone
     beyond_chance = gain.mean() > 1.96 * gain.std() / np.sqrt(len(gain))
     if gain.mean() <= 0 or not beyond_chance:
         clearly, chance = ("", "") if gain.mean() <= 0 else ("clearly ", ", a difference within chance")
         return (
             f"No purifier here {clearly}keeps more than the classifier alone, once the attacker knows it: {share:.1%} "
-            f"of the images at most, where that keeps {alone.mean():.1%}{chance}.{rest}"
+            f"of the images at most, where that keeps {kept_alone}{chance}.{rest}"
         )
     return (
-        f"Against an attacker who knows it, {best} keeps {share:.1%} of the images, where the classifier alone keeps "
-        f"{alone.mean():.1%}; a stronger attack may leave less.{rest}"
+        f"Against an attacker who knows it, {best} keeps {kept_by_best} of the images, where the classifier alone "
+        f"keeps {kept_alone}; a stronger attack may leave less.{rest}"
     )
 
 
 def _informed(evaluation: Any, name: str) -> np.ndarray | None:
-    """Return each image's score under the attackers who know the purifier."""
-    return evaluation.worst(name, [threat for threat in evaluation.threat_models if threat in INFORMED])
+    """Return each image's score under the attackers who know the purifier, and who can do what all others do too."""
+    if evaluation.worst(name, [threat for threat in evaluation.threat_models if threat in INFORMED]) is None:
+        return None
+    return evaluation.worst(name)

@@ -1,12 +1,9 @@
 """What a reader of an evaluation's table must see beside the figures."""
 
-import itertools
 from typing import Any
 
-from jaxpurify.evaluation.run_folder import NOT_FINITE
-from jaxpurify.evaluation.threat_models import LADDER
-
-CHANCE = 2  # images: a difference that is no sign of a masked gradient
+from jaxpurify.evaluation.knowledge import contradictions, identity_is_void
+from jaxpurify.evaluation.run_folder import NOT_FINITE, UNRELIABLE
 
 
 def flags(evaluation: Any) -> list[str]:
@@ -20,11 +17,12 @@ def flags(evaluation: Any) -> list[str]:
     """
     return [
         *_about_data(evaluation),
-        *_masked(evaluation),
+        *_about_knowledge(evaluation),
+        *_about_gradients(evaluation),
         *_about_purifiers(evaluation),
         *_about_attacks(evaluation),
-        *_about_rungs(evaluation),
-        *_broken(evaluation),
+        *_not_finite(evaluation),
+        *_without_gradient(evaluation),
     ]
 
 
@@ -32,6 +30,11 @@ def _about_data(evaluation: Any) -> list[str]:
     found = []
     if evaluation.config.get("demonstration"):
         found.append("demonstration, not evidence: the data set is a handful of photographs")
+    if evaluation.config.get("ordered_classes"):
+        found.append(
+            "the classifier does not name its classes: labels are taken in the order of the data's names "
+            f"({', '.join(evaluation.config['class_names'][:3])}, …); give it class_names"
+        )
     if evaluation.images < (asked := evaluation.config["data"]["images"]):
         found.append(
             f"not finished: {evaluation.images} of {asked} images; start the same evaluation again to finish it"
@@ -39,23 +42,77 @@ def _about_data(evaluation: Any) -> list[str]:
     return found
 
 
-def _about_purifiers(evaluation: Any) -> list[str]:
+def _about_knowledge(evaluation: Any) -> list[str]:
+    masked, weak = [], []
+    for name in evaluation.purifiers:
+        shows = identity_is_void(evaluation, name)
+        if shows is not None:
+            weak.append(
+                f"{name}: bpda is no better than noise, and {shows} is: the identity says nothing about this "
+                "purifier's gradient"
+            )
+        for stronger, weaker, left, expected in contradictions(evaluation, name):
+            comparison = f"{stronger} ({left:.1%}) leaves more standing than {weaker} ({expected:.1%})"
+            if stronger == "full":
+                masked.append(
+                    f"{name}: masked: {comparison}, although it knows more: the exact gradient hides the way, and full "
+                    "says little about its strength"
+                )
+            elif stronger != "bpda" or shows is None:
+                weak.append(f"{name}: {comparison}, although it knows more: that attack is too weak here")
+    return masked + weak
+
+
+def _about_gradients(evaluation: Any) -> list[str]:
     found = []
-    zero = evaluation.config.get("zero_gradient", [])
-    for name in zero:
-        how = "uses its surrogate" if (name, "full") not in evaluation.reasons else "is not evaluated"
+    for name in evaluation.purifiers:
+        agreement = evaluation.agreement(name)
+        if agreement is not None and agreement["sentence"] and not agreement["blind"]:
+            found.append(f"{name}: {agreement['sentence']}")
+    for name in evaluation.config.get("zero_gradient", []):
+        how = "uses its surrogate" if name in evaluation.config.get("stand_in", ()) else "is evaluated only without it"
+        if (name, "full") in evaluation.reasons:
+            how = "is not evaluated"
         found.append(
             f"{name}: its exact gradient is zero" + (f"; full {how}" if "full" in evaluation.threat_models else "")
         )
+    for name, threat, attack in evaluation.config.get("upper_bounds", []):
+        found.append(
+            f"{name}: {threat} with {attack} gives an upper bound: the gradient of what it attacks is zero, so that "
+            "only its parts that do without had something to see"
+        )
+    return found
+
+
+def _about_purifiers(evaluation: Any) -> list[str]:
+    found = []
     for name in evaluation.config.get("out_of_range", []):
         found.append(f"{name}: it returns values outside [0, 1]; end it with jaxpurify.images.saturate")
     for name in evaluation.config.get("couples_images", []):
         found.append(f"{name}: the images of a batch influence one another, so that figures depend on the batch size")
+    missing: dict[tuple[str, str], list[str]] = {}
     for (name, threat), reason in evaluation.reasons.items():
-        # Hardly any purifier has a surrogate, nor needs one; and a zero gradient has been told of above.
-        if threat != "substitute" and not (threat == "full" and name in zero):
-            found.append(f"{name}: {threat} is not evaluated: {reason}")
+        # Hardly any purifier has a surrogate, nor needs one; and a zero gradient was reported above.
+        if threat != "substitute" and not (threat == "full" and name in evaluation.config.get("zero_gradient", [])):
+            missing.setdefault((name, reason), []).append(threat)
+    for (name, threat, attack), reason in evaluation.skipped.items():
+        if not (threat == "full" and name in evaluation.config.get("zero_gradient", [])):
+            missing.setdefault((name, reason), []).append(f"{threat} with {attack}")
+    for (name, reason), threats in missing.items():
+        found.append(f"{name}: {enumerated(threats)} {'is' if len(threats) == 1 else 'are'} not evaluated: {reason}")
     return found
+
+
+def enumerated(words: list[str]) -> str:
+    """Return words as a list within a sentence.
+
+    Args:
+        words: at least one.
+
+    Returns:
+        Such as ``blind, bpda and full``.
+    """
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _about_attacks(evaluation: Any) -> list[str]:
@@ -68,54 +125,28 @@ def _about_attacks(evaluation: Any) -> list[str]:
     ]
 
 
-def _about_rungs(evaluation: Any) -> list[str]:
-    found = []
-    for name in evaluation.purifiers:
-        rungs = [(threat, evaluation.worst(name, [threat])) for threat in LADDER if threat in evaluation.threat_models]
-        means = [(threat, shares.mean()) for threat, shares in rungs if shares is not None]
-        for (left, weaker), (right, stronger) in itertools.pairwise(means):
-            if stronger > weaker + 1e-9:
-                found.append(
-                    f"{name}: {right} ({stronger:.1%}) leaves more standing than {left} ({weaker:.1%}), "
-                    "although it knows more: that attack is too weak here"
-                )
-    return found
-
-
-def masked(evaluation: Any, name: str) -> int:
-    """Return how many more images the exact gradient leaves standing than the identity's does: a masked gradient.
-
-    Args:
-        evaluation: an ``Evaluation``.
-        name: a purifier's name.
-
-    Returns:
-        The number of images, or 0 where it is at most ``CHANCE``, or where one of the two was not evaluated.
-
-    Source: Athalye, Carlini and Wagner 2018 (arXiv 1802.00420). The tolerance of two images is our choice.
-    """
-    full, bpda = (evaluation.worst(name, [threat]) for threat in ("full", "bpda"))
-    if full is None or bpda is None:
-        return 0
-    more = float(full.sum() - bpda.sum())
-    return round(more) if more > CHANCE + 1e-6 else 0
-
-
-def _masked(evaluation: Any) -> list[str]:
-    counted = {name: masked(evaluation, name) for name in evaluation.purifiers}
+def _not_finite(evaluation: Any) -> list[str]:
     return [
-        f"{name}: masked: its exact gradient leaves {count} images more standing than the identity in its place, so "
-        "full says little about its strength"
-        for name, count in counted.items()
-        if count
+        f"{name}: {threat} with {attack} met outputs that are not finite, or gradients, at {count} of "
+        f"{evaluation.images} images: nothing is proved of those, so they do not count as right"
+        for (name, threat, attack), count in _met(evaluation, NOT_FINITE)
     ]
 
 
-def _broken(evaluation: Any) -> list[str]:
-    records = [record for record in evaluation.records if record["status"] == NOT_FINITE]
-    cells = {(record["purifier"], record["threat_model"], record["attack"]) for record in records}
+def _without_gradient(evaluation: Any) -> list[str]:
+    """Warn of images that stand where the gradient was zero at every point of the search."""
     return [
-        f"{name}: {threat} with {attack} met outputs that are not finite, where it learned nothing: its figure may be "
-        "too high"
-        for name, threat, attack in sorted(cells)
+        f"{name}: the gradient that {threat} with {attack} follows was zero wherever it looked at {count} of "
+        f"{evaluation.images} images, which stand: its figure is an upper bound"
+        for (name, threat, attack), count in _met(evaluation, UNRELIABLE)
     ]
+
+
+def _met(evaluation: Any, status: int) -> list[tuple[tuple[str, str, str], int]]:
+    """Count the images of a status by purifier, threat model and attack."""
+    met: dict[tuple[str, str, str], set[int]] = {}
+    for record in evaluation.records:
+        if record["status"] == status:
+            cell = record["purifier"], record["threat_model"], record["attack"]
+            met.setdefault(cell, set()).add(record["image"])
+    return [(cell, len(images)) for cell, images in sorted(met.items())]

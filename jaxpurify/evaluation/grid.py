@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpurify import files
 from jaxpurify.evaluation.drawing import PIXELS_PER_INCH, RIGHT, WRONG, drawable, magnification, resized, short
 
 EXAMPLE = ("clean", "attacked", "purified", "labels", "before", "after", "names")
@@ -86,12 +87,13 @@ def read_example(example: str | os.PathLike, *names: str) -> dict[str, np.ndarra
     Raises:
         ValueError: if the file cannot be read.
     """
+    example = files.expanded(example)
     try:
         with open(example, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names or EXAMPLE}
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         expected = f"expected an .npz file with {', '.join(EXAMPLE)}"
-        raise ValueError(f"{os.fspath(example)} is no example of an evaluation: {expected}") from None
+        raise ValueError(f"{example} is no example of an evaluation: {expected}") from None
 
 
 def _coloured(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxpurify.evaluation.drawing import GREY, RIGHT, WRONG, png
 from jaxpurify.files import write_whole
-from jaxpurify.images import check_images
+from jaxpurify.images import as_array, check_images
 
 # Noise is counted in 256ths of a step of 8 bits: differences of float32 scatter around the bound of an attack, and a
 # distance between distributions would take that for a difference. Whole steps of 8 bits lie in the middle of a bin.
@@ -179,6 +179,7 @@ def analyse_noise(originals: Any, adversarial: Any) -> NoiseAnalysis:
         >>> round(float(255 * found.deviation[0]), 2), found.distance < 0.05
         (8.0, True)
     """
+    originals, adversarial = as_array(originals, name="originals"), as_array(adversarial, name="adversarial")
     check_images(originals, name="originals")
     check_images(adversarial, name="adversarial")
     if np.shape(originals) != np.shape(adversarial):

@@ -17,6 +17,7 @@ from jaxpurify.evaluation import figures, run_folder, table
 from jaxpurify.evaluation.drawing import png, styles
 from jaxpurify.evaluation.findings import lede, meaning
 from jaxpurify.evaluation.grid import read_example
+from jaxpurify.evaluation.knowledge import at_most
 from jaxpurify.metrics.accuracy import wilson
 
 
@@ -119,8 +120,9 @@ def _headline(evaluation: Any) -> str:
             items.append(f"<li>{escape(name)}: no attack was tried</li>")
             continue
         low, high = wilson(shares.mean(), len(shares))[1:]
+        bound = "at most " if at_most(evaluation, name) else ""
         items.append(
-            f'<li>{escape(name)} <span class="share"><b>{shares.mean():.1%}</b> <small>[{low:.1%}, {high:.1%}], '
+            f'<li>{escape(name)} <span class="share"><b>{bound}{shares.mean():.1%}</b> <small>[{low:.1%}, {high:.1%}], '
             f"clean {evaluation.clean(name).fraction:.1%}</small></span>"
             f'<span class="bar" aria-hidden="true"><span style="width:{shares.mean():.2%}"></span>'
             f'<i style="left:{low:.2%};width:{high - low:.2%}"></i></span></li>'
@@ -155,12 +157,17 @@ def _ladder(evaluation: Any) -> str:
     missing: dict[tuple[str, str], list[str]] = {}
     for (name, threat), reason in evaluation.reasons.items():
         missing.setdefault((threat, reason), []).append(name)
+    for (name, threat, attack), reason in evaluation.skipped.items():
+        missing.setdefault((f"{threat} with {attack}", reason), []).append(name)
     reasons = "".join(
         f"<li>{escape(threat)}: {escape(reason)} ({escape(', '.join(names))})</li>"
         for (threat, reason), names in missing.items()
     )
     reasons = f'<p class="soft">Not evaluated:</p><ul class="soft">{reasons}</ul>' if reasons else ""
-    return _section("The ladder: what the attacker knows", f'{grid}\n<dl class="meanings">{meanings}</dl>\n{reasons}')
+    agreements = table.agreements(evaluation)
+    agreements = f'<p class="soft">{escape(agreements)}.</p>' if agreements else ""
+    body = f'{grid}\n{agreements}\n<dl class="meanings">{meanings}</dl>\n{reasons}'
+    return _section("The ladder: what the attacker knows", body)
 
 
 def _curves(evaluation: Any, curves: Sequence[tuple[str, bytes, bytes]]) -> str:
@@ -205,9 +212,9 @@ def _random(evaluation: Any) -> str:
 def _destruction(evaluation: Any) -> str:
     bare = evaluation.undefended
     names = [name for name in evaluation.purifiers if name != bare]
-    if "blind" not in evaluation.threat_models or not names:
-        return ""
     cells = evaluation.cells(bare, "blind")
+    if not cells or not names:
+        return ""
     rows = []
     for name in names:
         rates = [evaluation.destruction(name, attack, epsilon) for attack, epsilon in cells]
@@ -245,7 +252,7 @@ def _attacks(evaluation: Any) -> str:
     spent: dict[tuple[str, str, str, float], list[tuple[int, int, float, str]]] = {}
     for r in evaluation.records:
         if r["threat_model"] != "clean" and r["scoring"] in ("single", "mean"):
-            cell = (r["purifier"], r["threat_model"], r["attack"], r["epsilon"])
+            cell = (r["purifier"], r["threat_model"], r["attack"], evaluation.size(r))
             spent.setdefault(cell, []).append((r["forwards"], r["backwards"], r["distance"], r["norm"]))
     rows = []
     for (name, threat, attack, epsilon), values in spent.items():

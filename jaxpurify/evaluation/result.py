@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxpurify.evaluation import run_folder
+from jaxpurify.evaluation.knowledge import at_most, masked
 from jaxpurify.evaluation.run_folder import Record
-from jaxpurify.files import write_json
+from jaxpurify.files import expanded, write_json
 from jaxpurify.metrics.accuracy import Interval, attack_success_rate, destruction_rate, robust_accuracy, wilson
 
 PRIMARY = ("single", "mean")
@@ -44,7 +45,7 @@ class Evaluation:
         Raises:
             ValueError: if the folder holds none, or one of which no batch is finished.
         """
-        path = Path(run)
+        path = expanded(run)
         config = run_folder.read_config(path)["arguments"]
         records = run_folder.read_csv(path / "records.csv")
         if not records:
@@ -66,6 +67,22 @@ class Evaluation:
         """Why a purifier was not evaluated under a threat model, by (purifier, threat model)."""
         return {(purifier, threat): reason for purifier, threat, reason in self.config["not_evaluated"]}
 
+    @property
+    def skipped(self) -> dict[tuple[str, str, str], str]:
+        """Why an attack was not tried where others of its threat model were, by (purifier, threat model, attack)."""
+        return {(name, threat, attack): why for name, threat, attack, why in self.config.get("not_tried", ())}
+
+    def agreement(self, purifier: str) -> dict[str, Any] | None:
+        """Return how well the exact gradient of a defended model says how the model changes.
+
+        Args:
+            purifier: its name.
+
+        Returns:
+            ``rho`` at 1/255 and 4/255 and what else was measured, or None where it was not.
+        """
+        return self.config.get("agreement", {}).get(purifier)
+
     @functools.cached_property
     def images(self) -> int:
         """Number of images evaluated: fewer than in the data where the run is not finished."""
@@ -81,10 +98,27 @@ class Evaluation:
         """Correct and selection by (purifier, threat model, attack, epsilon, scoring), in the order of images."""
         found: dict[Any, list[tuple[int, float, float]]] = {}
         for r in self.records:
-            cell = (r["purifier"], r["threat_model"], r["attack"], r["epsilon"], r["scoring"])
+            cell = (r["purifier"], r["threat_model"], r["attack"], self.size(r), r["scoring"])
             found.setdefault(cell, []).append((r["image"], r["correct"], r["selection"]))
         arrays = {cell: np.array(sorted(rows), float) for cell, rows in found.items()}
         return {cell: (array[:, 1], array[:, 2]) for cell, array in arrays.items()}
+
+    @functools.cached_property
+    def norms(self) -> dict[tuple[str, str, float], str]:
+        """The norm of each attack by (threat model, attack, epsilon)."""
+        return {(r["threat_model"], r["attack"], self.size(r)): r["norm"] for r in self.records}
+
+    def size(self, record: Record) -> float:
+        """Return the size under which a record stands in tables.
+
+        Args:
+            record: one row.
+
+        Returns:
+            Its epsilon; of an attack with one size per image, their mean.
+        """
+        own = self.config.get("per_image_epsilon", {}).get(record["threat_model"], {})
+        return own.get(record["attack"], record["epsilon"])
 
     @functools.cached_property
     def _sizes(self) -> list[float]:
@@ -163,37 +197,54 @@ class Evaluation:
             The accuracy with its 95 % interval.
         """
         attacked = self.correct(purifier, threat_model, attack, epsilon, scoring=scoring)
-        shares = robust_accuracy(self.correct(purifier, "clean", "none", 0.0, scoring=scoring), attacked)
+        clean = self.correct(purifier, "clean", "none", 0.0, scoring=scoring)
+        shares = robust_accuracy(clean, attacked, random=self.random(purifier))
         return wilson(shares.mean(), len(shares))
 
+    def random(self, purifier: str) -> bool:
+        """Say whether a defended model is random, so that its scores are shares of draws.
+
+        Args:
+            purifier: its name.
+
+        Returns:
+            Whether it is.
+        """
+        return (purifier, "clean", "none", 0.0, "mean") in self._scores
+
     def worst(self, purifier: str, threat_models: Iterable[str] | None = None) -> np.ndarray | None:
-        """Return each image's score under the attack that is worst for it, chosen on other keys than it is scored on.
+        """Return each image's score under the attack that is worst for it.
 
         Args:
             purifier: its name.
             threat_models: those to choose among; all that were evaluated by default.
 
         Returns:
-            Shares of shape ``(images,)``, never above clean; None where nothing was evaluated. If by chance one
-            threat model or attack alone leaves less of a random model standing, these are its shares.
+            Shares of shape ``(images,)``, or None where nothing was evaluated. Of a deterministic model an image's
+            score is the lowest of all attacks and of the clean image. Of a random one it is the share of draws under
+            the attack that leaves the fewest of *other* draws standing, so that choosing among many attacks costs
+            nothing; the mean is not above the clean one.
         """
         names = self.threat_models if threat_models is None else list(threat_models)
-        found = [
-            self._scores[purifier, threat, attack, epsilon, way]
-            for threat in names
-            for attack, epsilon in self.cells(purifier, threat)
-            for way in PRIMARY
-            if (purifier, threat, attack, epsilon, way) in self._scores
-        ]
+        return self.worst_of(purifier, [(threat, *cell) for threat in names for cell in self.cells(purifier, threat)])
+
+    def worst_of(self, purifier: str, cells: Iterable[tuple[str, str, float]]) -> np.ndarray | None:
+        """Return each image's score under the worst of some attacks, as ``worst`` does.
+
+        Args:
+            purifier: its name.
+            cells: (threat model, attack, epsilon) of each attack.
+
+        Returns:
+            Shares of shape ``(images,)``, or None where there is no attack.
+        """
+        random = self.random(purifier)
+        found = [self._scores[purifier, *cell, "mean" if random else "single"] for cell in cells]
         if not found:
             return None
         correct, selection = (np.stack(arrays) for arrays in zip(*found, strict=True))
-        chosen = np.take_along_axis(correct, selection.argmin(axis=0)[None], axis=0)
-        clean = self.correct(purifier, "clean", "none", 0.0)
-        candidates = list(robust_accuracy(clean, np.concatenate([chosen, correct])))
-        if len(names) > 1:
-            candidates += [shares for name in names if (shares := self.worst(purifier, [name])) is not None]
-        return min(candidates, key=np.mean)
+        chosen = np.take_along_axis(correct, selection.argmin(axis=0)[None], axis=0)[0] if random else correct.min(0)
+        return robust_accuracy(self.correct(purifier, "clean", "none", 0.0), chosen, random=random)
 
     def worst_case(self, purifier: str) -> Interval:
         """Return the headline: the share of images that survive every attack tried.
@@ -266,7 +317,8 @@ class Evaluation:
         """Return all figures as JSON can hold them.
 
         Returns:
-            By purifier: clean accuracy, each threat model's attacks, and the worst case; and the flags.
+            By purifier: clean accuracy, each threat model's attacks, the worst case, whether that is an upper bound
+            alone, and how far the exact gradient can be trusted; and the flags.
         """
         purifiers = {}
         for name in self.purifiers:
@@ -278,12 +330,19 @@ class Evaluation:
                 threats[threat] = [
                     self._summary_of(name, threat, attack, epsilon)
                     for attack, epsilon in self.cells(name, threat, curve=True)
+                ] + [
+                    {"attack": attack, "not evaluated": reason}
+                    for (*cell, attack), reason in self.skipped.items()
+                    if cell == [name, threat]
                 ]
             worst = self.worst(name)
             purifiers[name] = {
                 "clean": self.clean(name)._asdict(),
                 "threat_models": threats,
                 "worst_case": None if worst is None else wilson(worst.mean(), len(worst))._asdict(),
+                "at_most": at_most(self, name),
+                "masked": masked(self, name),
+                "agreement": self.agreement(name),
             }
         return {"images": self.images, "purifiers": purifiers, "flags": self.flags}
 

@@ -36,6 +36,7 @@ COLUMNS = (
 )
 Record = dict[str, Any]
 NOT_FINITE = 2  # the status of an image about which the search, or the defended model, met NaN or infinity
+UNRELIABLE = 3  # of one that stands where the search met a gradient of zero alone
 
 
 def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
@@ -51,6 +52,8 @@ def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
 
 # What says where something was found, and not what it is.
 _PLACES = (("data", "name"), ("classifier", "name"))
+# What follows from the rest, and was measured in floating point.
+_MEASURED = ("agreement", "stand_in", "upper_bounds")
 
 
 class RunFolder:
@@ -65,7 +68,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike, config: dict[str, Any]):
-        self.path = Path(path)
+        self.path = files.expanded(path)
         existing = self.path / "config.json"
         config = json.loads(json.dumps(config))
         before = read_config(self.path) if existing.exists() else None
@@ -171,7 +174,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:
-    config = dict(config)
+    config = {name: value for name, value in config.items() if name not in _MEASURED}
     for section, name in _PLACES:
         if isinstance(config.get(section), dict):
             config[section] = {key: value for key, value in config[section].items() if key != name}
@@ -182,7 +185,10 @@ def _close(first: Any, second: Any) -> bool:
     if not (isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys()):
         return False
     pairs = [(np.asarray(first[name], float), np.asarray(second[name], float)) for name in first]
-    return all(one.shape == other.shape and np.allclose(one, other, rtol=1e-3, atol=1e-3) for one, other in pairs)
+    return all(
+        one.shape == other.shape and np.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
+        for one, other in pairs
+    )
 
 
 def format_value(value: Any) -> str:

@@ -28,9 +28,9 @@ class Batch:
     """
 
     def __init__(self, number: int, rows: np.ndarray, images: Any, labels: Any, key: Any, size: int, where: Placement):
-        filled = np.resize(rows, size)
-        self.number, self.rows, self.where = number, rows, where
+        self.number, self.rows, self.filled_rows, self.where = number, rows, np.resize(rows, size), where
         self.clean, self.labels = images[rows], labels[rows]
+        filled = self.filled_rows
         self.problem = Problem(images[filled], labels[filled].astype(np.int32), None, _own_keys(key, filled))
         self.found: dict[Any, Any] = {}  # what searches found that several purifiers share
         self._drawn: dict[tuple[str, int], Any] = {}
@@ -110,7 +110,7 @@ class Scorer:
             images: shape ``(images, height, width, channel)``.
 
         Returns:
-            Shape ``(images,)``; -1 where a logit is NaN or infinite.
+            Shape ``(images,)``; -1 where nothing is predicted.
         """
         return predictions(self.logits(name, batch, images, draws=1))[0]
 
@@ -130,33 +130,37 @@ class Scorer:
         keys = batch.keys("score", 0) if attribute(purifier, "random") else None
         return np.asarray(run(purifier, self.where.put(batch.filled(np.asarray(images))), keys))[: len(images)]
 
-    def score(self, name: str, batch: Batch, images: Any) -> list[Record]:
+    def score(self, name: str, batch: Batch, images: Any, *, finite: np.ndarray | None = None) -> list[Record]:
         """Return records of images with their scores, all else left open.
 
         Args:
             name: the purifier's name.
             batch: the batch.
             images: shape ``(images, height, width, channel)``.
+            finite: of attacked images, whether the search met finite numbers alone or succeeded, shape ``(images,)``.
 
         Returns:
-            A row an image for a deterministic model; for a random one, such rows for each of three ways of scoring. An
-            image about which the model says NaN or infinity counts as wrong.
+            A row an image for a deterministic model; for a random one, such rows for each of three ways of scoring. A
+            draw in which the model says NaN or infinity, or nothing, counts as wrong. Where such numbers, and not
+            another class, are why an attacked image stands, nothing is proved of it: it counts as wrong in every draw.
         """
-        said = self.logits(name, batch, images)
-        predicted = predictions(said)
+        predicted = predictions(self.logits(name, batch, images))
         right = (predicted == batch.labels[None]).astype(np.float64)
+        fooled, share = ((predicted >= 0) & (right == 0)).mean(axis=0), right.mean(axis=0)
+        unproved = np.zeros(len(batch), bool) if finite is None else (fooled <= 0.5) & (~finite | (share < 0.5))
+        right = np.where(unproved[None], 0.0, right)
         if not self.targets[name].random:
             found = self._rows(name, batch, "single", right[0], right[0], predicted[0].tolist())
         else:
             select = predictions(self.logits(name, batch, images, "select"))
-            selection = (select == batch.labels[None]).mean(axis=0)
+            selection = np.where(unproved, 0.0, (select == batch.labels[None]).mean(axis=0))
             share = right.mean(axis=0)
             ways = {"mean": share, "worst": right.min(axis=0), "majority": (share > 0.5).astype(np.float64)}
             blank = [""] * len(batch)
             found = [
                 row for way, correct in ways.items() for row in self._rows(name, batch, way, correct, selection, blank)
             ]
-        broken = np.any(predicted < 0, axis=0)
+        broken = unproved | np.any(predicted < 0, axis=0)
         return [row | {"status": NOT_FINITE} if broken[i % len(batch)] else row for i, row in enumerate(found)]
 
     def _rows(self, name, batch, scoring, correct, selection, prediction) -> list[Record]:
@@ -170,12 +174,31 @@ def predictions(logits: np.ndarray) -> np.ndarray:
     """Return predicted classes.
 
     Args:
-        logits: shape ``(draws, images, classes)``.
+        logits: of any dtype, shape ``(draws, images, classes)``. Minus infinity is a class that cannot win.
 
     Returns:
-        Shape ``(draws, images)``; -1 where a logit is NaN or infinite.
+        Shape ``(draws, images)``; -1 where nothing is predicted: where a logit is NaN or infinite, where all are minus
+        infinity, or False, or the lowest integer.
     """
-    return np.where(np.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1)
+    logits = np.asarray(logits)
+    values = logits.astype(np.float64)
+    # The lowest integer stands for an image about which a model of integers says nothing.
+    lowest = np.iinfo(logits.dtype).min if logits.dtype.kind in "iu" else 0 if logits.dtype == bool else -np.inf
+    said = (values > lowest).any(axis=-1)
+    return np.where(said & ~unusable(values).any(axis=-1), values.argmax(axis=-1), -1)
+
+
+def unusable(logits: np.ndarray) -> np.ndarray:
+    """Say which logits predict nothing.
+
+    Args:
+        logits: any shape.
+
+    Returns:
+        Booleans of the same shape: whether each is NaN or infinite; minus infinity is neither.
+    """
+    values = np.asarray(logits, np.float64)
+    return np.isnan(values) | np.isposinf(values)
 
 
 def _call(target, images, keys):

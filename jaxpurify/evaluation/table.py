@@ -4,7 +4,7 @@ import io
 import re
 from typing import Any
 
-from jaxpurify.evaluation.flags import masked
+from jaxpurify.evaluation.knowledge import at_most, masked
 from jaxpurify.metrics.accuracy import Interval, wilson
 
 MASKED = " (masked)"
@@ -18,7 +18,8 @@ def render(evaluation: Any, *, width: int = 120) -> str:
         width: columns of the terminal.
 
     Returns:
-        One row a purifier, one column a threat model, the per-image worst case last; then the flags.
+        One row a purifier, one column a threat model, the per-image worst case last; then what its figures are, how far
+        gradients can be trusted, and the flags.
     """
     from rich.console import Console
     from rich.text import Text
@@ -30,7 +31,8 @@ def render(evaluation: Any, *, width: int = 120) -> str:
     # As Text, because names in square brackets would otherwise be taken for markup.
     console.print(Text(title(evaluation), style="italic"))
     console.print(grid)
-    console.print(Text(caption(evaluation), style="italic"))
+    for line in filter(None, (caption(evaluation), agreements(evaluation))):
+        console.print(Text(line, style="italic"))
     for flag in evaluation.flags:
         console.print(Text(f"! {flag}"))
     return console.export_text()
@@ -82,11 +84,38 @@ def caption(evaluation: Any) -> str:
     for name in evaluation.purifiers:
         for threat in evaluation.threat_models:
             pairs |= dict(evaluation.cells(name, threat))
-    attacks = ", ".join(f"{attack} at {size(epsilon)}" for attack, epsilon in pairs.items())
+    own = {name for attacks in evaluation.config.get("per_image_epsilon", {}).values() for name in attacks}
+    attacks = ", ".join(
+        f"{attack} at {f'one size per image, mean {size(epsilon)}' if attack in own else size(epsilon)}"
+        for attack, epsilon in pairs.items()
+    )
+    bounds = any(at_most(evaluation, name) for name in evaluation.purifiers)
     return (
         f"robust accuracy [95 % interval, n = {evaluation.images} images] under {attacks}; "
         "worst case: images that survive every attack"
+        + ("; at most: the exact gradient could not be followed, so a better attack may leave less" if bounds else "")
     )
+
+
+def agreements(evaluation: Any) -> str:
+    """Return how well the exact gradient of each defended model says how that changes.
+
+    Args:
+        evaluation: an ``Evaluation``.
+
+    Returns:
+        A line with ρ at 1/255 and 4/255 of each, or nothing where it was not measured.
+    """
+    found = []
+    for name in evaluation.purifiers:
+        agreement = evaluation.agreement(name)
+        if agreement is None:
+            continue
+        rho = ["—" if value is None else f"{value:.2f}" for value in agreement["rho"]]
+        found.append(f"{name} {'zero gradient' if agreement['blind'] else ' '.join(rho)}")
+    if not found:
+        return ""
+    return f"ρ of the exact gradient with the model's changes at 1/255 and 4/255 (1: it tells all): {', '.join(found)}"
 
 
 def size(epsilon: float) -> str:
@@ -131,7 +160,8 @@ def rows(evaluation: Any) -> list[list[str]]:
             if shares is None:
                 cells.append("not evaluated" if threat is None or (name, threat) in evaluation.reasons else "—")
             else:
-                cells.append(percent(wilson(shares.mean(), len(shares))))
+                bound = "at most " if threat is None and at_most(evaluation, name) else ""
+                cells.append(bound + percent(wilson(shares.mean(), len(shares))))
         found.append(cells)
     return found
 

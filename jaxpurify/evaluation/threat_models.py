@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,9 @@ from jaxpurify import gradients
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import Adaptive, RandomNoise, Square, SurrogateEnsemble
 from jaxpurify.attacks.attack import Attack
+from jaxpurify.attacks.checks import check_is_attack
 from jaxpurify.attacks.naming import named
+from jaxpurify.datasets.classes import check_same_classes
 from jaxpurify.models import Defended, as_target, attribute
 
 
@@ -82,8 +84,21 @@ class _PerBall(Builtin):
     make: Callable[..., Attack] = RandomNoise
 
     def attacks_for(self, attacks):
-        balls = {(attack.norm, float(attack.epsilon)) for attack in attacks.values()}
-        return name_attacks([self.make(norm=norm, epsilon=size) for norm, size in sorted(balls)])
+        balls: dict[tuple[str, float, bytes], str] = {}
+        for name, attack in attacks.items():
+            sizes = np.asarray(attack.epsilon, np.float64)
+            balls.setdefault((attack.norm, float(sizes.mean()), sizes.tobytes()), name)
+        return name_attacks([self._in_the_ball_of(balls[ball], attacks[balls[ball]]) for ball in sorted(balls)])
+
+    def _in_the_ball_of(self, name: str, attack: Attack) -> Attack:
+        epsilon = attack.epsilon if np.ndim(attack.epsilon) else float(attack.epsilon)
+        try:
+            return self.make(norm=attack.norm, epsilon=epsilon)
+        except ValueError as error:
+            raise ValueError(
+                f"threat model {self.name!r} has no attack in the ball of {name!r} ({attack.norm}): {error}; evaluate "
+                "the two apart"
+            ) from None
 
 
 def noise(*, draws: int = 10_000) -> ThreatModel:
@@ -110,17 +125,19 @@ def blackbox(*, queries: int = 5000) -> ThreatModel:
     return _PerBall(name="blackbox", target=Defended, make=functools.partial(Square, queries=queries))
 
 
-def adaptive(*, steps: int = 100, queries: int = 5000) -> ThreatModel:
+def adaptive(*, steps: int = 100, queries: int = 5000, surrogates: Sequence[Any] = ()) -> ThreatModel:
     """Return the attacker who tries everything: ``jaxpurify.attacks.Adaptive``, in the size of each attack.
 
     Args:
         steps: iterations of its gradient attacks.
         queries: queries of each of its black-box attacks.
+        surrogates: other classifiers, whose images are tried too: the way into a model whose outputs say little.
 
     Returns:
         The threat model ``adaptive``.
     """
-    make = functools.partial(Adaptive, steps=steps, queries=queries)
+    options: dict[str, Any] = {"surrogates": tuple(surrogates)} if surrogates else {}
+    make = functools.partial(Adaptive, steps=steps, queries=queries, **options)
     return _PerBall(name="adaptive", target=Defended, make=make)
 
 
@@ -135,7 +152,8 @@ def transfer(*surrogates: Any, average: str = "logits") -> ThreatModel:
         The threat model ``transfer``.
 
     Raises:
-        ValueError: if there is no surrogate, or losses are to be averaged.
+        ValueError: if there is no surrogate, or losses are to be averaged; in an evaluation, if its classes are not the
+            classifier's.
     """
     if not surrogates:
         raise ValueError("transfer needs at least one surrogate classifier")
@@ -145,7 +163,12 @@ def transfer(*surrogates: Any, average: str = "logits") -> ThreatModel:
             "jaxpurify.attacks.transfer"
         )
     ensemble = SurrogateEnsemble(models=surrogates, average=average)
-    return ThreatModel("transfer", target=lambda classifier, purifier: ensemble, shared=True)
+
+    def target(classifier, purifier):
+        check_same_classes(ensemble, classifier, names=("the surrogates", "the classifier"))
+        return ensemble
+
+    return ThreatModel("transfer", target=target, shared=True)
 
 
 def _bpda(classifier, purifier):
@@ -218,9 +241,7 @@ def name_attacks(attacks: Any) -> dict[str, Attack]:
     for name, attack in found.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of an attack must be a string, got {name!r}")
-        if not isinstance(attack, Attack):
-            got = f"the class {attack.__name__}" if isinstance(attack, type) else type(attack).__name__
-            raise TypeError(f"attack {name!r} must be an attack such as jaxpurify.attacks.PGD(), got {got}")
+        check_is_attack(attack, name=f"attack {name!r}")
         if attack.epsilon is None:
             raise ValueError(f"attack {name!r} needs epsilon=..., the distance within which success is counted")
     return found

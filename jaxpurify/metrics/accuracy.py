@@ -42,20 +42,28 @@ def wilson(fraction: float, count: int, *, z: float = 1.959963984540054) -> Inte
         return Interval(float("nan"), float("nan"), float("nan"))
     centre = (fraction + z * z / (2 * count)) / (1 + z * z / count)
     spread = z / (1 + z * z / count) * np.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count))
-    return Interval(float(fraction), float(max(0.0, centre - spread)), float(min(1.0, centre + spread)))
+    # Rounding must not put an end beside 0 or 1, where the formula is exactly there.
+    low, high = 0.0 if fraction == 0 else centre - spread, 1.0 if fraction == 1 else centre + spread
+    return Interval(float(fraction), float(max(0.0, low)), float(min(1.0, high)))
 
 
-def robust_accuracy(clean: Any, attacked: Any) -> np.ndarray:
+def robust_accuracy(clean: Any, attacked: Any, *, random: bool = False) -> np.ndarray:
     """Return each image's robust accuracy: right attacked, and no more often than clean.
 
     Args:
         clean: whether (or how often) the defended model gets each image right clean, shape ``(images,)``.
         attacked: the same under attack.
+        random: whether these are shares of a random model's draws. Of two such shares the lower one, image by image,
+            is lower than either is in truth; therefore the shares under attack are returned, or the clean ones where
+            their mean is lower.
 
     Returns:
         float64 of shape ``(images,)``; the mean is the robust accuracy.
     """
-    return np.minimum(np.asarray(clean, float), np.asarray(attacked, float))
+    clean, attacked = np.asarray(clean, float), np.asarray(attacked, float)
+    if random:
+        return clean if attacked.mean() > clean.mean() else attacked
+    return np.minimum(clean, attacked)
 
 
 def attack_success_rate(clean: Any, attacked: Any) -> float:

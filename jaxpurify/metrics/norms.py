@@ -35,7 +35,7 @@ def check_perturbations(clean: Any, adversarial: Any, *, norm: str, epsilon: Any
         clean: shape ``(images, height, width, channel)``.
         adversarial: same shape.
         norm: ``"linf"``, ``"l2"`` or ``"l1"``.
-        epsilon: size of the ball, in the units of the images, or None for any size.
+        epsilon: size of the ball, in the units of the images, or one for each image, or None for any size.
 
     Returns:
         The norms, float64 of shape ``(images,)``.
@@ -51,11 +51,12 @@ def check_perturbations(clean: Any, adversarial: Any, *, norm: str, epsilon: Any
             f"adversarial image {np.flatnonzero(wrong)[0]} leaves [0, 1] or is not finite: the attack is at fault"
         )
     # A relative part too: an l2 norm summed in float32 by the attack is off by a few parts in a million.
-    far = norms > (np.inf if epsilon is None else float(epsilon) * (1 + 1e-6) + 1e-6)
+    allowed = np.broadcast_to(np.asarray(np.inf if epsilon is None else epsilon, np.float64), norms.shape)
+    far = norms > allowed * (1 + 1e-6) + 1e-6
     if far.any():
-        image, allowed = np.flatnonzero(far)[0], float(epsilon or 0)
+        image = np.flatnonzero(far)[0]
         raise ValueError(
-            f"adversarial image {image} is {norms[image]:.8f} away in {norm}, expected at most {allowed:.8f}: "
+            f"adversarial image {image} is {norms[image]:.8f} away in {norm}, expected at most {allowed[image]:.8f}: "
             "the attack is at fault"
         )
     return norms

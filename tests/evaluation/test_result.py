@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from jaxpurify.evaluation import table
+from jaxpurify.evaluation.findings import lede
 from jaxpurify.evaluation.result import Evaluation
 from jaxpurify.evaluation.run_folder import COLUMNS, rounded
 from jaxpurify.metrics.accuracy import wilson
@@ -10,9 +12,9 @@ from jaxpurify.metrics.accuracy import wilson
 SIZE = 8 / 255
 
 
-def cell(purifier, threat, attack, correct, *, selection=None, scoring="single", epsilon=SIZE, status=0):
+def cell(purifier, threat, attack, correct, *, selection=None, scoring="single", epsilon=SIZE, status=0, norm="linf"):
     selection = correct if selection is None else selection
-    blank = dict.fromkeys(COLUMNS, 0.0) | {"prediction": "", "norm": "linf", "label": 0, "forwards": 1, "backwards": 1}
+    blank = dict.fromkeys(COLUMNS, 0.0) | {"prediction": "", "norm": norm, "label": 0, "forwards": 1, "backwards": 1}
     about = {"purifier": purifier, "threat_model": threat, "attack": attack, "epsilon": epsilon, "scoring": scoring}
     rows = enumerate(zip(correct, selection, strict=True))
     return [
@@ -97,16 +99,25 @@ def random_cells(rng, ways):
     return evaluation(*cells)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_worst_case_is_above_no_attack_and_not_above_clean(seed):
-    rng = np.random.default_rng(seed)
-    found = random_cells(rng, ("mean", "worst", "majority"))
+    found = random_cells(np.random.default_rng(seed), ("single",))
     worst = found.worst_case("none").fraction
     assert worst <= found.clean("none").fraction
     for threat in found.threat_models:
         assert worst <= found.worst("none", [threat]).mean() + 1e-12
         for attack, epsilon in found.cells("none", threat):
             assert worst <= found.robust("none", threat, attack, epsilon).fraction + 1e-12
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_random_models_figures_are_not_above_clean(seed):
+    found = random_cells(np.random.default_rng(seed), ("mean", "worst", "majority"))
+    clean = found.clean("none").fraction
+    assert found.worst_case("none").fraction <= clean
+    for threat in found.threat_models:
+        assert found.worst("none", [threat]).mean() <= clean
+        assert all(found.robust("none", threat, *cell).fraction <= clean for cell in found.cells("none", threat))
 
 
 def test_worst_attack_of_an_image_is_chosen_on_other_keys_than_it_is_scored_on():
@@ -128,6 +139,9 @@ def test_choosing_on_other_keys_is_not_biased():
     found = evaluation(clean("none", np.ones(images), "mean"), *cells)
     assert found.worst_case("none").fraction == pytest.approx(p, abs=0.02)
     assert score.min(axis=0).mean() < 0.4
+    # Nor is the lowest of several means of the reported draws taken, which is below each of them in expectation.
+    lowest = min(found.robust("none", "full", f"A{i}", SIZE).fraction for i in range(len(score)))
+    assert found.worst_case("none").fraction > lowest
 
 
 def test_random_models_are_scored_in_three_ways_beside_clean_images_scored_alike():
@@ -138,7 +152,7 @@ def test_random_models_are_scored_in_three_ways_beside_clean_images_scored_alike
     )
     assert found.clean("none").fraction == pytest.approx(0.75)
     assert found.clean("none", scoring="majority").fraction == 1
-    assert found.robust("none", "full", "PGD", SIZE).fraction == pytest.approx((0.4 + 0.6) / 2)
+    assert found.robust("none", "full", "PGD", SIZE).fraction == pytest.approx((0.4 + 0.7) / 2)
     assert found.robust("none", "full", "PGD", SIZE, scoring="majority").fraction == 0.5
     (attack,) = found.summary()["purifiers"]["none"]["threat_models"]["full"]
     assert attack["majority of draws"]["clean"]["fraction"] == 1
@@ -146,18 +160,150 @@ def test_random_models_are_scored_in_three_ways_beside_clean_images_scored_alike
     assert attack["attack_success_rate"] == 0.5
 
 
-def test_a_rung_weaker_than_its_left_neighbour_is_flagged():
-    (flag,) = [flag for flag in LADDER.flags if "leaves more standing" in flag] or [None]
-    assert flag is None
-    inverted = evaluation(
-        clean("none", [1, 1, 1, 1]),
-        cell("none", "noise", "N", [1, 1, 1, 0]),
-        cell("none", "blind", "PGD", [0, 1, 0, 0]),
-        cell("none", "full", "PGD", [1, 1, 1, 0]),
-    )
-    (flag,) = inverted.flags
-    assert flag.startswith("none: full (75.0%) leaves more standing than blind (25.0%)")
-    assert inverted.worst_case("none").fraction == 0.25
+def left(count, images=16):
+    """Return the scores of images of which the first are right."""
+    return [float(image < count) for image in range(images)]
+
+
+def knowing(figures, *, random=(), **config):
+    """Return an evaluation of one purifier: how many of 16 images each threat model leaves."""
+    way = "mean" if random else "single"
+    cells = [clean("p", left(16), way), clean("none", left(16))]
+    cells += [cell("p", threat, "A", left(count), scoring=way) for threat, count in figures.items()]
+    cells += [cell("none", "blind", "A", left(0))] if "blind" in figures else []
+    return evaluation(*cells, **config)
+
+
+@pytest.mark.parametrize(
+    ("stronger", "weaker"),
+    [
+        ("blind", "noise"), ("bpda", "noise"), ("full", "noise"), ("blackbox", "noise"), ("mine", "noise"),
+        ("blind", "transfer"), ("bpda", "blind"), ("bpda", "blackbox"), ("substitute", "bpda"), ("full", "bpda"),
+        ("full", "blackbox"), ("full", "transfer"), ("full", "blind"), ("full", "substitute"), ("full", "mine"),
+        ("adaptive", "full"), ("adaptive", "blackbox"), ("adaptive", "mine"), ("adaptive", "noise"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [True, False])
+def test_an_attacker_who_knows_more_and_leaves_more_is_flagged(stronger, weaker, first):
+    low = 1 if stronger == "bpda" else 7  # where the identity is no better than no attack, that is said instead
+    figures = {stronger: low + 8, weaker: low} if first else {weaker: low, stronger: low + 8}
+    found = knowing(figures)
+    (flag,) = [flag for flag in found.flags if "leaves more standing" in flag]
+    assert f"{stronger} ({(low + 8) / 16:.1%}) leaves more standing than {weaker} ({low / 16:.1%})" in flag
+    assert found.worst_case("p").fraction == low / 16
+    masked = stronger == "full"
+    assert ("p: masked: " in flag) == masked == found.summary()["purifiers"]["p"]["masked"]
+    row = next(row for row in table.rows(found) if row[0].startswith("p"))
+    assert row[0] == ("p (masked)" if masked else "p")
+    followed = {"full", "adaptive"} & {stronger, weaker}
+    assert row[-1].startswith("at most ") == (masked or not followed)
+    # Six of six images are beyond chance, five of five are not.
+    for more in (5, 6):
+        flags = knowing({stronger: low + more, weaker: low}).flags
+        assert len([flag for flag in flags if "leaves more standing" in flag]) == (more == 6)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("blackbox", "blind"), ("blackbox", "transfer"), ("mine", "bpda"), ("mine", "yours")]
+)
+def test_attackers_who_know_other_things_are_not_compared(one, other):
+    for figures in ({one: 15, other: 0}, {other: 15, one: 0}):
+        assert not [flag for flag in knowing(figures).flags if "leaves more standing" in flag]
+
+
+def test_of_several_attackers_who_know_less_the_one_who_leaves_the_least_is_named():
+    found = knowing({"noise": 16, "blackbox": 4, "blind": 6, "bpda": 5, "full": 15})
+    (flag,) = [flag for flag in found.flags if flag.startswith("p: masked")]
+    assert "than blackbox (25.0%)" in flag
+    (flag,) = [flag for flag in found.flags if "too weak" in flag] or [""]
+    assert flag == ""
+
+
+def test_an_attack_of_another_norm_or_a_larger_size_is_not_compared():
+    def with_own(**options):
+        mine = cell("p", "mine", "B", left(2), **options)
+        return evaluation(clean("none", left(16)), clean("p", left(16)), cell("p", "full", "A", left(15)), mine)
+
+    assert any("masked" in flag for flag in with_own().flags)
+    assert any("masked" in flag for flag in with_own(epsilon=SIZE / 2).flags)
+    assert with_own(epsilon=2 * SIZE).flags == []
+    assert with_own(norm="l2").flags == []
+
+
+def test_shares_of_draws_differ_by_chance():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        one, other = rng.binomial(20, 0.8, (2, 32)) / 20
+        both = [cell("p", threat, "A", shares, scoring="mean") for threat, shares in (("bpda", one), ("full", other))]
+        found = evaluation(clean("none", left(32, 32)), clean("p", np.ones(32), "mean"), *both)
+        assert not [flag for flag in found.flags if "leaves more standing" in flag]
+    # Many small shares of one sign are beyond chance, but make no image.
+    both = [cell("p", t, "A", np.full(12, share), scoring="mean") for t, share in (("bpda", 0.5), ("full", 0.55))]
+    assert evaluation(clean("none", left(12, 12)), clean("p", np.ones(12), "mean"), *both).flags == []
+    both = [cell("p", t, "A", np.full(12, share), scoring="mean") for t, share in (("bpda", 0.5), ("full", 0.6))]
+    assert evaluation(clean("none", left(12, 12)), clean("p", np.ones(12), "mean"), *both).flags != []
+
+
+def test_an_identity_that_says_nothing_is_flagged_instead_of_being_compared():
+    for shows in ("blackbox", "blind", "full", "adaptive"):
+        found = knowing({"noise": 15, "bpda": 15, shows: 3})
+        (flag,) = [flag for flag in found.flags if "bpda" in flag]
+        assert flag.startswith(f"p: bpda is no better than noise, and {shows} is: the identity says nothing")
+    assert not any("identity" in flag for flag in knowing({"noise": 15, "bpda": 15, "full": 14}).flags)
+    assert not any("identity" in flag for flag in knowing({"noise": 16, "bpda": 9, "full": 1}).flags)
+
+
+def agreement(rho=(0.99, 0.98), *, blind=False, sentence=None):
+    reliable = sentence is None and not blind
+    return {"rho": list(rho), "zero": float(blind), "cosine": 1.0, "images": 8} | {
+        "reliable": reliable, "blind": blind, "sentence": sentence,
+    }  # fmt: skip
+
+
+def test_agreement_of_gradients_is_printed_and_a_low_one_is_masked():
+    found = knowing({"full": 15}, agreement={"p": agreement((-0.15, 0.38), sentence="its gradients are unreliable")})
+    assert found.flags == ["p: its gradients are unreliable"]
+    assert [row[0] for row in table.rows(found)] == ["p (masked)", "none"] or "p (masked)" in found.table()
+    assert "at most 93.8" in found.table()
+    assert "p -0.15 0.38" in found.table(width=200)
+    summary = found.summary()["purifiers"]["p"]
+    assert (summary["masked"], summary["at_most"], summary["agreement"]["rho"]) == (True, True, [-0.15, 0.38])
+    sound = knowing({"full": 3}, agreement={"p": agreement(), "none": agreement((1.0, None))})
+    assert sound.flags == []
+    assert "p 0.99 0.98, none 1.00 —" in sound.table(width=200)
+    assert "at most" not in sound.table()
+
+
+def test_a_zero_gradient_is_an_upper_bound_unless_a_surrogate_stands_in():
+    blind = {"agreement": {"p": agreement((None, None), blind=True)}, "zero_gradient": ["p"]}
+    with_surrogate = knowing({"full": 9}, stand_in=["p"], **blind)
+    assert "at most" not in with_surrogate.table()
+    assert "masked" not in with_surrogate.table()
+    without = knowing({"bpda": 9}, not_evaluated=[["p", "full", "its exact gradient is zero"]], **blind)
+    assert "at most 56.2" in without.table()
+    assert "p zero gradient" in without.table(width=200)
+    assert "keeps at most 56.2% of the images" in lede(without)
+
+
+def test_what_is_not_tried_is_said_and_bounds_what_is_left():
+    tried = {"not_tried": [["p", "full", "PGD-40", "its outputs are integers"]]}
+    found = knowing({"full": 9}, **tried)
+    assert "p: full with PGD-40 is not evaluated: its outputs are integers" in found.flags
+    assert "at most 56.2" in found.table()
+    assert {"attack": "PGD-40", "not evaluated": "its outputs are integers"} in found.summary()["purifiers"]["p"][
+        "threat_models"
+    ]["full"]
+
+
+def test_one_size_per_image_stands_under_its_mean():
+    sizes = np.linspace(0.01, 0.03, 16)
+    cells = [clean("none", left(16)), cell("none", "full", "PGD", left(4))]
+    for record, size in zip(cells[1], sizes, strict=True):
+        record["epsilon"] = float(size)
+    found = evaluation(*cells, per_image_epsilon={"full": {"PGD": 0.02}})
+    assert found.cells("none", "full") == [("PGD", 0.02)]
+    assert found.worst_case("none").fraction == 0.25
+    assert "PGD at one size per image, mean 0.02" in found.table(width=200)
 
 
 def test_flags_say_what_a_reader_must_know():
@@ -170,6 +316,7 @@ def test_flags_say_what_a_reader_must_know():
         demonstration=True,
         zero_gradient=["bits", "round"],
         not_evaluated=[["round", "full", "no surrogate"], ["none", "mine", "no reason"]],
+        stand_in=["bits"],
         couples_images=["bits"],
     )
     text = "\n".join(found.flags)
@@ -180,7 +327,7 @@ def test_flags_say_what_a_reader_must_know():
         "round: its exact gradient is zero; full is not evaluated",
         "bits: the images of a batch influence one another",
         "none: mine is not evaluated: no reason",
-        "bits: full with PGD met outputs that are not finite",
+        "bits: full with PGD met outputs that are not finite, or gradients, at 2 of 2 images",
     ):
         assert sentence in text
 

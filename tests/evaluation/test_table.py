@@ -36,9 +36,10 @@ def test_a_missing_figure_is_not_a_number(make_run):
 
 
 def test_a_masked_gradient_is_written_beside_the_name(make_run):
-    found = make_run({"none": {"bpda": 1, "full": 3}, "mask": {"bpda": 1, "full": 4}})
+    found = make_run({"none": {"bpda": 1, "full": 6}, "mask": {"bpda": 1, "full": 7}})
     assert [row[0] for row in table.rows(found)] == ["none", "mask (masked)"]
-    assert found.flags[0].startswith("mask: masked: its exact gradient leaves 3 images more standing")
+    assert [row[-1].startswith("at most ") for row in table.rows(found)] == [False, True]
+    assert found.flags[0].startswith("mask: masked: full (14.0%) leaves more standing than bpda (2.0%)")
     assert not any(flag.startswith("none: masked") for flag in found.flags)
 
 

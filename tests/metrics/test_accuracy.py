@@ -15,6 +15,8 @@ def test_wilson_is_scipys(right, count):
     np.testing.assert_allclose((low, high), (expected.low, expected.high), atol=1e-12)
     assert 0 <= low <= fraction + 1e-12
     assert fraction - 1e-12 <= high <= 1
+    assert (low == 0) == (right == 0)
+    assert (high == 1) == (right == count)
 
 
 def test_wilson_takes_another_quantile():
@@ -30,6 +32,18 @@ def test_what_is_wrong_clean_is_not_robust():
     clean, attacked = [True, True, False, False], [True, False, True, False]
     np.testing.assert_array_equal(robust_accuracy(clean, attacked), [1, 0, 0, 0])
     np.testing.assert_array_equal(robust_accuracy([0.9, 0.5], [0.4, 0.75]), [0.4, 0.5])
+
+
+def test_a_random_model_is_scored_by_its_attacked_draws_and_not_above_clean():
+    np.testing.assert_array_equal(robust_accuracy([0.9, 0.5], [0.4, 0.75], random=True), [0.4, 0.75])
+    np.testing.assert_array_equal(robust_accuracy([0.9, 0.5], [0.8, 0.75], random=True), [0.9, 0.5])
+
+
+def test_an_attack_that_does_nothing_to_a_random_model_costs_nothing():
+    # The image-wise minimum of two shares of 20 draws is five points too low where four of five draws are right.
+    clean, attacked = np.random.default_rng(0).binomial(20, 0.8, (2, 2000)) / 20
+    assert robust_accuracy(clean, attacked, random=True).mean() == pytest.approx(0.8, abs=0.005)
+    assert robust_accuracy(clean, attacked).mean() < 0.76
 
 
 def test_success_rate_is_of_images_that_the_attacked_model_gets_right():
