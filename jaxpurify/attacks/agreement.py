@@ -99,7 +99,8 @@ def measure(target: Any, images: Any, key: Any = None) -> Agreement | None:
     it along twelve random directions of signs are compared with what one exact gradient predicts, at up to eight images
     (fewer are taken again, with other directions), spread over all. These are moved to at least 4/255 from black and
     white, so that no purifier cuts a difference short, every other one between the grey levels of its file, and half
-    of these by 4/255. What was found is remembered for the same structure, weights and images.
+    of these by 4/255. What was found is remembered for the same structure, weights and images, and for a
+    random target the same key.
 
     Args:
         target: a pytree callable ``(images, key=None) -> logits``.
@@ -116,14 +117,14 @@ def measure(target: Any, images: Any, key: Any = None) -> Agreement | None:
         return None
     chosen = np.linspace(0, len(images) - 1, min(len(images), ROWS)).round().astype(int)
     images = np.asarray(images[chosen] if isinstance(images, np.ndarray) else np.asarray(images)[chosen])
-    key = key[chosen] if key is not None and key.ndim else key
+    keys = eight_keys(target, images, key[chosen] if key is not None and key.ndim else key)
     about = hashlib.sha256(images.tobytes())
-    about.update(b"" if key is None else np.asarray(jax.random.key_data(key)).tobytes())
-    find = functools.partial(_measure, target, images, key)
+    about.update(b"" if keys is None else np.asarray(jax.random.key_data(keys)).tobytes())
+    find = functools.partial(_measure, target, images, keys)
     return _MEASURED.recall(target, images, find, about=about.digest())
 
 
-def _measure(target: Any, images: Any, key: Any) -> Agreement | None:
+def _measure(target: Any, images: Any, keys: Any) -> Agreement | None:
     count = min(len(images), ROWS)
     random, rows = np.random.default_rng(0), np.arange(ROWS)
     centre = images[rows % count]
@@ -134,7 +135,6 @@ def _measure(target: Any, images: Any, key: Any) -> Agreement | None:
     centre = centre + np.where((rows % 2 == 1).reshape(-1, 1, 1, 1), near, 0)
     centre = centre + np.where((rows % 4 == 3).reshape(-1, 1, 1, 1), far, 0)
     centre = np.clip(centre, STEPS[-1], 1 - STEPS[-1]).astype(images.dtype)
-    keys = eight_keys(target, images, key)
     keys = None if keys is None else _keys.stream(keys, "search")
     outputs = forward(target, centre, keys)
     if not (isinstance(outputs, jax.Array) and outputs.ndim == 2 and outputs.shape[1] > 1):

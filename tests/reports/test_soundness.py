@@ -203,6 +203,8 @@ def test_what_is_measured_costs_few_passes_of_eight_images_and_is_remembered():
     assert len(passes) <= 64
     passes.clear()
     assert measure(target, many.copy()) is first
+    for key in (None, jax.random.key(1), jax.random.split(jax.random.key(2), 20)):
+        assert measure(target, many, key) is first  # a deterministic target draws nothing
     jax.effects_barrier()
     assert not passes
     assert measure(target, IMAGES[:3]) is not first  # gradients may lie about other images
