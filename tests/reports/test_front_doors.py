@@ -80,8 +80,8 @@ def refused(words: str, call: Callable, *arguments: Any, **options: Any) -> None
     assert len(sentence) < 500
 
 
-def rows(entries, *tables, attacks=()):
-    """Return parameters: every entry with every row; those of the attacks may fail as yet."""
+def rows(entries, *tables):
+    """Return parameters: every entry with every row."""
     return [
         pytest.param(entry, *row, id=f"{entry.__name__}-{name}")
         for entry in entries
@@ -129,7 +129,7 @@ def traced(model):
 CALLED = (eager, traced, attacked, run, verdict, evaluate)
 
 
-@pytest.mark.parametrize(("entry", "make", "words"), rows(CALLED, models.NO_LOGITS, attacks=(attacked, run, verdict)))
+@pytest.mark.parametrize(("entry", "make", "words"), rows(CALLED, models.NO_LOGITS))
 def test_what_returns_no_logits_is_refused_with_the_remedy(entry, make, words):
     refused(words, entry, make())
 
@@ -272,7 +272,7 @@ DOORS = (classified, purified, calibrated, detects, detection, *ATTACKS)
 
 @pytest.mark.parametrize(
     ("entry", "images", "words"),
-    rows(DOORS, NO_IMAGES, NO_ARRAYS, attacks=ATTACKS) + rows((evaluate,), NO_IMAGES),
+    rows(DOORS, NO_IMAGES, NO_ARRAYS) + rows((evaluate,), NO_IMAGES),
 )
 def test_what_are_not_images_are_refused(entry, images, words):
     refused(words, entry, images=images)
@@ -388,7 +388,7 @@ NO_ARRAY_OF_LABELS = {"list": (LABELS.tolist(), "got list"), "number": (1, "got 
 
 @pytest.mark.parametrize(
     ("entry", "labels", "words"),
-    rows((*ATTACKS, detection), NO_LABELS, NO_ARRAY_OF_LABELS, attacks=ATTACKS) + rows((evaluate,), NO_LABELS),
+    rows((*ATTACKS, detection), NO_LABELS, NO_ARRAY_OF_LABELS) + rows((evaluate,), NO_LABELS),
 )
 def test_what_are_not_labels_are_refused(entry, labels, words):
     refused(words, entry, labels=labels)
@@ -397,13 +397,12 @@ def test_what_are_not_labels_are_refused(entry, labels, words):
 # sizes
 
 BATCHED = (purify, calibrated, detection, evaluate, run, verdict, surrogates)
-BY_ATTACKS = (run, verdict, surrogates)
 NO_SIZES = {
     repr(size): (size,) for size in (0, -1, 2.5, 2.0, float("nan"), "3", True, np.int64(0), np.float32(3), np.ones(2))
 }
 
 
-@pytest.mark.parametrize(("entry", "size"), rows(BATCHED, NO_SIZES, attacks=BY_ATTACKS))
+@pytest.mark.parametrize(("entry", "size"), rows(BATCHED, NO_SIZES))
 def test_a_batch_size_that_is_no_count_is_refused(entry, size):
     refused("batch_size must be an integer of at least 1, got ", entry, batch_size=size)
 
@@ -438,7 +437,7 @@ EPSILONS = {
 }
 
 
-@pytest.mark.parametrize(("entry", "attack", "epsilon", "words"), rows(ATTACKS, EPSILONS, attacks=()))
+@pytest.mark.parametrize(("entry", "attack", "epsilon", "words"), rows(ATTACKS, EPSILONS))
 def test_a_size_that_cannot_be_meant_is_refused(entry, attack, epsilon, words):
     refused(words, lambda: entry(attack=dataclasses.replace(attack, epsilon=epsilon)))
 
