@@ -13,17 +13,19 @@ from jaxpurify.checks import check_batch_size, kind
 from jaxpurify.independence import check_independence
 from jaxpurify.models import Sequential, as_purifier, attribute
 from jaxpurify.outputs import check_purified
+from jaxpurify.probing import quick_compilation
 from jaxpurify.purifiers.super_resolution import SuperResolution
 from jaxpurify.purifiers.windows import is_narrow, purify_in_windows, reach_of
+from jaxpurify.transforms.resampling import LONG, resample, resampling_band
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels, and how many of them are colour: the last of two or four is opacity
 PROBED = 32  # pixels to a side of what a purifier is first tried on
 PIXELS = 2**22  # in one program at most, so that a folder of large photographs fits the memory
 LARGE = 2**20  # pixels beyond which an image is purified window by window where that changes nothing
 RARE = 16  # images of a size below which a size is rare, where a call has several
-PROGRAMS = 32  # kept of each kind; a folder of photographs may have a size of its own for each of them
-# Plain code, of which XLA's CPU compiler generates three to four times as much a second.
-HURRY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# How many programs are kept, of the usual ones and of those for rare sizes: a folder of photographs may have a size of
+# its own for each of them, and a program takes some ten megabytes.
+PROGRAMS, RARE_PROGRAMS = 64, 16
 
 
 def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: Any = 64) -> Any:
@@ -221,7 +223,7 @@ def bucket(count: int, most: int) -> int:
 def _purify_batch(purifier: Any, batch: np.ndarray, extra: Any, program: Any) -> np.ndarray:
     """Purify the colour of images of one size and bring opacity to the new size; the same dtype comes back."""
     colours, opacity = _values(batch)
-    if program._cache_size() >= PROGRAMS:
+    if program._cache_size() >= (PROGRAMS if program in (_call, _call_filled) else RARE_PROGRAMS):
         program.clear_cache()
     try:
         purified = np.asarray(program(purifier, jnp.asarray(colours), extra))
@@ -257,8 +259,12 @@ def _values(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _finished(purified: np.ndarray, opacity: np.ndarray, dtype: Any) -> np.ndarray:
     """Return the purified colours of a batch with its opacity, in the dtype that came."""
     if opacity.shape[-1]:
-        if purified.shape[1:3] != opacity.shape[1:3]:
-            height, width = purified.shape[1:3]
+        sides, resized = opacity.shape[1:3], purified.shape[1:3]
+        if max(*sides, *resized) > LONG and sides != resized:
+            rows, columns = (resampling_band(each) for each in zip(sides, resized, strict=True))
+            opacity = np.asarray(resample(jnp.asarray(opacity), rows=rows, columns=columns))
+        elif sides != resized:
+            height, width = resized
             opacity = np.asarray(_images.resize(jnp.asarray(opacity), height=height, width=width, method="bilinear"))
         purified = np.concatenate([purified, opacity], axis=-1)
     if dtype == np.uint8:
@@ -282,14 +288,8 @@ def _call_filled(purifier: Any, images: Any, sizes: Any) -> Any:
 @functools.cache
 def _hurried() -> Any:
     """Return the program for sizes that are seldom seen: XLA's CPU compiler takes longer than running what it makes."""
-    if jax.default_backend() != "cpu":
-        return _call
-    hurried = jax.jit(_purified, compiler_options=HURRY)
-    try:
-        jax.jit(lambda number: number, compiler_options=HURRY).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # options that this version of XLA does not know
-        return _call
-    return hurried
+    options = quick_compilation()
+    return _call if options is None else jax.jit(_purified, compiler_options=options)
 
 
 def _as_given(purified: np.ndarray, given: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxpurify.models import attribute
 
 SIDES = (16, 32, 64, 128, 256, 512)
-USUAL = 128  # larger windows only where the reach asks for them: at least half of a side is to be kept
+USUAL, FAR = 128, 8  # larger windows only where a reach beyond some pixels asks for them
 PIXELS = 2**17  # of all windows in one program
 
 
@@ -74,11 +74,14 @@ def windows_inside(size: int, reach: int) -> Axis:
     Returns:
         The windows; one of all pixels where the axis is shorter than any window of use.
     """
-    most = max(USUAL, min(side for side in SIDES if side >= 4 * reach))
+    # At least half of a side is kept, and of two sides the one is taken that computes less twice.
+    most = max(USUAL if reach <= FAR else 2 * USUAL, min(side for side in SIDES if side >= 4 * reach))
     fitting = [side for side in SIDES if 4 * reach <= side <= min(size, most)]
     if not fitting:
         return Axis(size, (Part(0, 0, size),), False)
-    side = fitting[-1]
+    side = min(
+        fitting[-2 if reach > FAR else -1 :], key=lambda side: -(-(size - 2 * reach) // (side - 2 * reach)) * side
+    )
     starts = [*range(0, size - side, side - 2 * reach), size - side]
     stops = [start + side - reach for start in starts[:-1]] + [size]
     parts = zip(starts, [0, *stops[:-1]], stops, strict=True)

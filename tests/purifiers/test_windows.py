@@ -207,21 +207,20 @@ def test_wrappers_without_a_reach_are_taken_whole():
 
 
 def test_programs_of_sizes_are_forgotten(monkeypatch):
-    monkeypatch.setattr(apply, "PROGRAMS", 3)
+    monkeypatch.setattr(apply, "RARE_PROGRAMS", 3)
     stage, program = WaveletDenoising(), apply._hurried()
     for n in range(3):
         purify(stage, [noise(20 + n, 30 + side, 3) for side in range(3)])
         assert program._cache_size() <= 3
 
 
-def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
+def test_where_compiling_cannot_be_hurried_the_usual_program_serves(monkeypatch):
     apply._hurried.cache_clear()
-    monkeypatch.setattr(apply, "HURRY", {"xla_no_such_option": 1})
+    monkeypatch.setattr(apply, "quick_compilation", lambda: None)
     assert apply._hurried() is apply._call
     apply._hurried.cache_clear()
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert apply._hurried() is apply._call
-    apply._hurried.cache_clear()
+    monkeypatch.undo()
+    assert apply._hurried() is not apply._call
 
 
 def test_an_image_that_does_not_fit_the_memory_is_named_by_its_size():

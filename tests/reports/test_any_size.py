@@ -11,6 +11,7 @@ from PIL import Image
 from jaxpurify.cli import main
 from jaxpurify.models import purifier
 from jaxpurify.purifiers import random_crop, random_resizing, registry, resizing
+from jaxpurify.purifiers.apply import purify
 from jaxpurify.purifiers.random_crop import RandomCrop
 from jaxpurify.purifiers.random_resizing import RandomResizing
 from jaxpurify.purifiers.resizing import Resizing
@@ -83,3 +84,13 @@ def test_an_image_too_large_for_the_memory_is_named_and_the_others_are_purified(
     assert main(["purify", str(tmp_path / "in/b.png"), str(tmp_path / "b.png"), *command]) == 2
     assert "in/b.png: Enormous finds too little memory" in capsys.readouterr().err
     assert not (tmp_path / "b.png").exists()
+
+
+def test_opacity_of_a_long_image_follows_its_size_without_a_matrix_of_its_side():
+    image = np.full((2, 1100, 4), 90, np.uint8)
+    image[:, 550:, 3] = 200
+    purified = purify(Resizing(scale=2.0, back=False), image)
+    assert purified.shape == (4, 2200, 4)
+    expected = jax.image.resize(image[..., 3].astype(np.float32), (4, 2200), "bilinear")
+    assert np.abs(purified[..., 3] - expected).max() <= 0.5 + 1e-3
+    assert np.abs(purified[..., :3].astype(int) - 90).max() == 0
