@@ -139,7 +139,9 @@ class Sequential:
     @property
     def reach(self) -> int | None:  # type: ignore[override]
         # In pixels of the images that come, of which a stage behind one that enlarges sees fewer.
-        reaches = [None if hasattr(stage, "aligned") else getattr(stage, "reach", None) for stage in self.stages]
+        reaches: list[Any] = [
+            None if hasattr(stage, "aligned") else getattr(stage, "reach", None) for stage in self.stages
+        ]
         return None if None in reaches else sum(reaches)
 
     @property

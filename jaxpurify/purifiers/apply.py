@@ -19,9 +19,10 @@ from jaxpurify.purifiers.windows import is_narrow, purify_in_windows, reach_of
 from jaxpurify.transforms.resampling import LONG, resample, resampling_band
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels, and how many of them are colour: the last of two or four is opacity
-PROBED = 32  # pixels to a side of what a purifier is first tried on
+PROBED = (32, 256, None)  # pixels to a side of what a purifier is tried on, until it takes them
 PIXELS = 2**22  # in one program at most, so that a folder of large photographs fits the memory
 LARGE = 2**20  # pixels beyond which an image is purified window by window where that changes nothing
+LIGHT = 1000  # numbers, beyond which a purifier holds a network
 RARE = 16  # images of a size below which a size is rare, where a call has several
 # How many programs are kept, of the usual ones and of those for rare sizes: a folder of photographs may have a size of
 # its own for each of them, and a program takes some ten megabytes.
@@ -118,7 +119,7 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
 def _check_independence(purifier: Any, image: np.ndarray, keys: Any) -> None:
     """Refuse a purifier for which it matters what else is in a batch: on a small cut, or on the whole if it must be."""
     own = None if keys is None else keys[:1]
-    for side in (PROBED, None):
+    for side in PROBED:
         cut = image[None, :side, :side, : COLOURS[image.shape[-1]]]
         cut = cut.astype(np.float32) / np.float32(255 if image.dtype == np.uint8 else 1)
         try:
@@ -151,6 +152,8 @@ def _purify_each(purifier: Any, flat: list[np.ndarray], keys: Any, batch_size: i
     done: list[Any] = [None] * len(flat)
     several = len({shape[:2] for shape, _ in groups}) > 2
     coupled, reach, stages = attribute(purifier, "couples_images"), reach_of(purifier), _stages_of(purifier)
+    # Networks run slower in a hurry, and compile sooner than they run.
+    light = sum(np.size(leaf) for leaf in jax.tree.leaves(purifier)) < LIGHT
     apart: list[int] = []
     for (shape, _), rows in groups.items():
         pixels = shape[0] * shape[1]
@@ -162,7 +165,7 @@ def _purify_each(purifier: Any, flat: list[np.ndarray], keys: Any, batch_size: i
         ):
             apart += rows
             continue
-        program = _hurried() if rare and pixels * len(rows) <= PIXELS else _call
+        program = _hurried() if rare and pixels * len(rows) <= PIXELS and light else _call
         most = max(1, min(batch_size, PIXELS // pixels))
         size = len(rows) if coupled else bucket(len(rows), most)
         for first in range(0, len(rows), size):

@@ -44,7 +44,7 @@ def reach_of(purifier: Any) -> int | None:
         A whole number of pixels; None where windows would not give what the whole image gives (it is not declared, or
         the purifier draws random numbers or couples images), or where they would be too large to be of use.
     """
-    reach = getattr(purifier, "reach", None)
+    reach: Any = getattr(purifier, "reach", None)
     whole = isinstance(reach, int | np.integer) and not isinstance(reach, bool)
     if not whole or attribute(purifier, "random") or attribute(purifier, "couples_images"):
         return None
