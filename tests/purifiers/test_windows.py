@@ -141,6 +141,18 @@ def test_a_reach_that_is_too_small_is_found():
         check_purifier(Mean())
 
 
+def test_a_reach_of_a_purifier_that_shrinks_is_refused():
+    @purifier
+    class Half:
+        changes_size, reach = True, 1
+
+        def __call__(self, images, key=None):
+            return images[:, ::2, ::2]
+
+    with pytest.raises(ValueError, match="Half must keep the size of images or enlarge it by a whole number"):
+        purify(Half(), [noise(20 + n, 30, 3) for n in range(3)])
+
+
 def test_many_sizes_share_programs_and_equal_sizes_compile_as_ever():
     stage, images = Median(size=3), [noise(40 + 3 * n, 90 - 2 * n, 3) for n in range(12)]
     expected = [np.asarray(stage(image[None])[0]) for image in images]
