@@ -1,7 +1,7 @@
 """Folders of photographs of many sizes against folders of one size, and one photograph of 24 megapixels.
 
-    python benchmarks/mixed_sizes.py
-    python benchmarks/mixed_sizes.py --count 60 --purifiers jpeg median
+    python -m benchmarks.mixed_sizes
+    python -m benchmarks.mixed_sizes --count 60 --purifiers jpeg median
 
 Every figure is of a process of its own without a cache of compiled programs: CPU seconds, which a busy machine changes
 little, and the largest resident memory. Reading and writing of files is in the figures of the photograph alone.
@@ -16,7 +16,8 @@ import tempfile
 from collections.abc import Iterator
 
 import numpy as np
-from timing import Row, table
+
+from benchmarks.timing import Row, table
 
 FOLDER = {  # largest ratio of CPU seconds, many sizes to one
     "jpeg": 2.0,
@@ -78,7 +79,7 @@ def folder(purifier: str, count: int, mixed: bool) -> None:
 def measured(*arguments: str) -> tuple[float, float]:
     """Return CPU seconds and the peak in GiB of a process."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    command = [sys.executable, __file__, *arguments]
+    command = [sys.executable, "-m", "benchmarks.mixed_sizes", *arguments]
     text = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     seconds, peak = json.loads(text.splitlines()[-1])
     return seconds, peak
@@ -98,7 +99,7 @@ def photograph(purifier: str) -> tuple[float, float]:
     """Return CPU seconds and the peak in GiB of the whole command on 24 megapixels."""
     with tempfile.TemporaryDirectory() as place:
         # Not in this process: Linux counts what a parent holds when it starts a child to the child's peak.
-        subprocess.run([sys.executable, __file__, "--write", f"{place}/in.jpg"], check=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.mixed_sizes", "--write", f"{place}/in.jpg"], check=True)
         program = (
             "import json, resource, sys\n"
             "from jaxpurify.cli import main\n"
