@@ -22,7 +22,7 @@ from jaxpurify.outputs import check_purified, explained
 from jaxpurify.pytrees import concrete, pytree_dataclass, static
 
 Class = TypeVar("Class", bound=type)
-ATTRIBUTES = ("random", "couples_images", "changes_size")
+ATTRIBUTES = {"random": False, "couples_images": False, "changes_size": False, "reach": None}
 # Folded into a random classifier's keys: no purifier has so many stages, nor splits its key so often,
 # so none shares them.
 _CLASSIFIER = 0xC1A551F1
@@ -35,8 +35,13 @@ def purifier(cls: Class) -> Class:
     The class defines ``__call__(self, images, key=None)`` and may define ``check(self)`` (run when a person constructs
     it, never when JAX does) and ``surrogate(self)`` (a differentiable stand-in for a stage without a useful gradient).
     Class attributes ``random`` (it needs keys), ``couples_images`` (images of a batch influence one another) and
-    ``changes_size`` default to False. Around ``__call__`` the shape and dtype of the images are checked, and a random
-    purifier receives an array of typed keys, one an image, whatever the caller passed; any other receives None.
+    ``changes_size`` default to False. ``reach``, an attribute or a property, defaults to None: how many pixels away, in
+    rows and in columns, a pixel of the result depends on; with it ``purify`` works on large images, and on many sizes,
+    in windows. It promises that the result does not depend on where a pixel lies but for the border, and that the size
+    is kept or enlarged by a whole number; ``testing.check_purifier`` holds it to that.
+
+    Around ``__call__`` the shape and dtype of the images are checked, and a random purifier receives an array of typed
+    keys, one an image, whatever the caller passed; any other receives None.
 
     Args:
         cls: the class. Annotated fields are leaves or children; fields made by ``static`` fix shapes and loops.
@@ -59,12 +64,12 @@ def purifier(cls: Class) -> Class:
     """
     if "__call__" not in cls.__dict__:
         raise TypeError(f"{cls.__name__} must define __call__(self, images, key=None) to be a purifier")
-    for attribute in ATTRIBUTES:
-        if not hasattr(cls, attribute):
-            setattr(cls, attribute, False)
+    for name, default in ATTRIBUTES.items():
+        if not hasattr(cls, name):
+            setattr(cls, name, default)
     cls.__call__ = _checked(cls.__call__)  # type: ignore[method-assign, misc]
     cls.is_purifier = True  # type: ignore[attr-defined]
-    return pytree_dataclass(cls, class_attributes=ATTRIBUTES, typed=True)
+    return pytree_dataclass(cls, class_attributes=tuple(ATTRIBUTES), typed=True)
 
 
 def _checked(call: Callable) -> Callable:
@@ -132,6 +137,14 @@ class Sequential:
         return any(attribute(stage, "changes_size") for stage in self.stages)
 
     @property
+    def reach(self) -> int | None:  # type: ignore[override]
+        # In pixels of the images that come, of which a stage behind one that enlarges sees fewer.
+        reaches: list[Any] = [
+            None if hasattr(stage, "aligned") else getattr(stage, "reach", None) for stage in self.stages
+        ]
+        return None if None in reaches else sum(reaches)
+
+    @property
     def is_ensemble(self) -> bool:
         """Whether the last stage is an ensemble."""
         return bool(self.stages) and attribute(self.stages[-1], "is_ensemble")
@@ -179,6 +192,11 @@ class Repeat:
     @property
     def couples_images(self) -> bool:  # type: ignore[override]
         return attribute(self.stage, "couples_images")
+
+    @property
+    def reach(self) -> int | None:  # type: ignore[override]
+        reach = getattr(self.stage, "reach", None)
+        return None if reach is None or hasattr(self.stage, "aligned") else self.times * reach
 
     def __call__(self, images, key=None):
         for number in range(self.times):

@@ -67,7 +67,7 @@ class Program:
     @functools.cached_property
     def _jitted(self) -> Any:
         # Made at the first call, since it asks which backend there is, and importing starts none.
-        return jax.jit(self.function, compiler_options=_quick_compilation())
+        return jax.jit(self.function, compiler_options=quick_compilation())
 
     def __call__(self, *arguments: Any) -> Any:
         return self._jitted(*arguments)
@@ -85,8 +85,12 @@ class Program:
 
 
 @functools.cache
-def _quick_compilation() -> dict[str, Any] | None:
-    """Return options that take a third of XLA's time on the CPU, if this JAX knows them."""
+def quick_compilation() -> dict[str, Any] | None:
+    """Return the options of ``jax.jit`` by which XLA takes a third of its time on the CPU, for what runs a few times.
+
+    Returns:
+        ``compiler_options``, or None where the backend is not the CPU's, or this JAX does not know them.
+    """
     options = {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,

@@ -12,6 +12,7 @@ from jaxpurify import gradients
 from jaxpurify import keys as _keys
 from jaxpurify.images import TOLERANCE
 from jaxpurify.models import sweep
+from jaxpurify.purifiers.windows import SIDES, purify_in_windows, reach_of
 
 # The image convention's figures: jit and eager, other batch sizes and wrapped purifiers agree to this.
 _CLOSE = 1e-5
@@ -29,6 +30,7 @@ def check_purifier(purifier: Any, *, key: Any = None, size: tuple[int, int] = (3
     - An image's result depends neither on its row nor on the other images, unless ``couples_images``: the same bits in
       any order and company, 1e-5 in a batch of another size.
     - A random one refuses a missing or raw key, and different keys give different images.
+    - One with a ``reach`` gives in windows what it gives of the whole image, to 1e-5.
     - Gradients are finite everywhere, and straight-through, substitute and rematerialised compute what it computes.
 
     Where x64 is on, float64 images must stay float64 too.
@@ -58,6 +60,7 @@ def check_purifier(purifier: Any, *, key: Any = None, size: tuple[int, int] = (3
     _check_keys(name, purifier, images, key, eager)
     if not purifier.couples_images:
         _check_independence(name, purifier, images, keys, outputs)
+    _check_windows(name, purifier, channels)
     _check_sweep(name, purifier, images, keys, outputs)
     _check_gradients(name, purifier, images, keys, outputs)
 
@@ -296,6 +299,29 @@ def _check_independence(name, purifier, images, keys, outputs):
     distance = _distance(alone, outputs)
     sentence = f"must agree to {_CLOSE:g} between an image alone and in a batch, got {distance:.3g}: {remedy}"
     _require(distance <= _CLOSE, name, sentence)
+
+
+@jax.jit
+def _run_filled(purifier, images, sizes):
+    return purifier.purify_filled(images, sizes)
+
+
+def _check_windows(name, purifier, channels):
+    reach = reach_of(purifier)
+    if reach is None:
+        return
+    # A little more than one window of the smallest size of use, each way.
+    side = 128 if hasattr(purifier, "aligned") else min(side for side in SIDES if side >= 4 * reach)
+    noise = np.random.default_rng(0).random((side + 3, side + 8, channels), np.float32)
+
+    def run(batch, sizes):
+        return np.asarray(_run(purifier, batch, None) if sizes is None else _run_filled(purifier, batch, sizes))
+
+    with _working(name, "must work in windows, because it has a reach"):
+        (pieced,) = purify_in_windows(purifier, [noise], run, most=4)
+    distance = _distance(pieced, _run(purifier, noise[None], None)[0])
+    sentence = f"must give in windows what it gives of the whole image, to {_CLOSE:g}, got {distance:.3g}"
+    _require(distance <= _CLOSE, name, f"{sentence}: is its reach more than {reach} pixels?")
 
 
 def _check_sweep(name, purifier, images, keys, outputs):

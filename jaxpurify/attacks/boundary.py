@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxpurify import keys as _keys
 from jaxpurify.attacks.checks import check_counts
-from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
+from jaxpurify.attacks.hyperplane import likeliest_others, nearest_boundary, shortest_step
 from jaxpurify.attacks.loops import loop
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.result import Answer, Best, Problem, blank_best, choose
@@ -121,20 +121,23 @@ class _Search:
     def walk(self, state: State) -> State:
         """Linearise the boundary at the point, and move towards the clean image's projection."""
         clean, labels = self.problem.images, self.problem.labels
-        found = boundaries(self.target, state.point, lambda o: (labels, likeliest_others(o, labels, count=1)))
+
+        def likeliest(outputs):
+            return labels, likeliest_others(outputs, labels, count=1)
+
+        found = nearest_boundary(self.target, state.point, likeliest, norm=self.attack.norm)
         answer = self.attack.answer(found.outputs, self.problem)
         best = self.attack.keep(
             state.best, self.problem, state.point, answer, finite=found.finite, steep=found.steep, backwards=1
         )
-        gap, normal = nearest(found, norm=self.attack.norm)
 
         def project(point, image, gap, normal):
             step = shortest_step(image, normal, gap - (normal * (image - point)).sum(), norm=self.attack.norm)
             return jnp.clip(image + OVERSHOOT * step, 0, 1)
 
-        there = jax.vmap(project)(state.point, clean, gap, normal)
+        there = jax.vmap(project)(state.point, clean, found.gap, found.normal)
         # Where there is no gradient, there is nowhere to go.
-        there = choose(jnp.abs(normal).max(axis=(1, 2, 3)) > 0, there, state.point)
+        there = choose(jnp.abs(found.normal).max(axis=(1, 2, 3)) > 0, there, state.point)
 
         def go(number, carried):
             best, point, moved = carried

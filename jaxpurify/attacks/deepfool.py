@@ -9,7 +9,7 @@ import numpy as np
 from jaxpurify.attacks.attack import advance, distinct
 from jaxpurify.attacks.batches import bucket_sizes, take
 from jaxpurify.attacks.checks import check_candidates, check_counts, check_size
-from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
+from jaxpurify.attacks.hyperplane import likeliest_others, nearest_boundary, shortest_step
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.result import Best, Problem, blank_best
 from jaxpurify.parallel import Placement
@@ -101,7 +101,7 @@ class DeepFool(MinimalNormAttack):
             classes = outputs.shape[1]
             return labels, likeliest_others(outputs, labels, count=min(self.candidates or classes, classes) - 1)
 
-        found = boundaries(target, current, choose)
+        found = nearest_boundary(target, current, choose, norm=self.norm)
         answer = self.answer(found.outputs, problem)
         working = (~stopped).astype(jnp.int32)
         best = self.keep(
@@ -112,15 +112,14 @@ class DeepFool(MinimalNormAttack):
             finite=found.finite | stopped,
             steep=found.steep,
             forwards=working,
-            backwards=working * len(found.gaps),
+            backwards=working * found.backwards,
         )
-        gap, normal = nearest(found, norm=self.norm)
 
         def towards(point, gap, normal):
             return shortest_step(point, normal, gap, norm=self.norm)
 
         still = (stopped | answer.success)[:, None, None, None]
-        moved = moved + jnp.where(still, 0, jax.vmap(towards)(current, gap, normal))
+        moved = moved + jnp.where(still, 0, jax.vmap(towards)(current, found.gap, found.normal))
         further = jnp.clip(clean + (1 + jnp.asarray(self.overshoot, clean.dtype)) * moved, 0, 1)
         return State(
             best=best,

@@ -129,12 +129,15 @@ def _begin(attack, target, images, labels, key, targets, devices):
 
 
 def _run(attack, target, problem, batch_size, where, progress):
-    parts = []
+    whole: Any = None
     for rows, part in in_batches(problem, batch_size * where.count):
         best, trace = attack.search(target, part, where=where, progress=progress)
         result = jax.tree.map(np.asarray, attack.result(best, where.put(part), trace))
-        parts.append(jax.tree.map(lambda leaf, rows=rows: leaf[: len(rows)], result))
-    result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        if whole is None:
+            count = len(problem.images)
+            whole = jax.tree.map(lambda leaf, count=count: np.empty((count, *leaf.shape[1:]), leaf.dtype), result)
+        jax.tree.map(lambda into, leaf, rows=rows: into.__setitem__(rows, leaf[: len(rows)]), whole, result)
+    result = whole
     check_perturbations(problem.images, result.images, norm=attack.norm, epsilon=problem.epsilon)
     warn_of_outputs(result.probabilities, result.status == NOT_FINITE)
     return result

@@ -9,7 +9,7 @@ import numpy as np
 from jaxpurify import keys as _keys
 from jaxpurify.attacks import losses
 from jaxpurify.attacks.checks import check_candidates, check_counts
-from jaxpurify.attacks.hyperplane import boundaries, likeliest_others, nearest, shortest_step
+from jaxpurify.attacks.hyperplane import likeliest_others, nearest_boundary, shortest_step
 from jaxpurify.attacks.minimal_norm import MinimalNormAttack
 from jaxpurify.attacks.norms import ball
 from jaxpurify.attacks.result import Best, Problem, blank_best
@@ -152,7 +152,7 @@ class FAB(MinimalNormAttack):
             count = min(self.candidates or outputs.shape[1], outputs.shape[1] - 1)
             return problem.labels, likeliest_others(outputs, problem.labels, count=count)
 
-        found = boundaries(target, state.current, choose)
+        found = nearest_boundary(target, state.current, choose, norm=self.norm)
         answer = self.answer(found.outputs, problem)
         margin = losses.margin(found.outputs, problem.labels, problem.targets).astype(clean.dtype)
         best = self.keep(
@@ -162,7 +162,7 @@ class FAB(MinimalNormAttack):
             answer,
             finite=found.finite,
             steep=found.steep,
-            backwards=len(found.gaps),
+            backwards=found.backwards,
         )
         nearer = best.loss > state.best.loss
         state = state._replace(
@@ -173,9 +173,8 @@ class FAB(MinimalNormAttack):
             outside=jnp.where(nearer, margin, state.outside),
             reached=state.reached | answer.success,
         )
-        gap, normal = nearest(found, norm=self.norm)
         far = ~state.reached & (problem.targets is not None)
-        stepped = jax.vmap(self._step)(state.current, clean, gap, normal, answer.success, far)
+        stepped = jax.vmap(self._step)(state.current, clean, found.gap, found.normal, answer.success, far)
         state = _narrow(state, margin, nearer, searching=step > self.steps)
         between = clean + state.tried[:, None, None, None] * (best.images - clean)
         return state._replace(current=jnp.clip(jnp.where(step < self.steps, stepped, between), 0, 1))

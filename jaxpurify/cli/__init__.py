@@ -67,7 +67,7 @@ def _returned(command: str, options: list[str]) -> int:
     except BrokenPipeError:  # as in `jaxpurify list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("JAXPURIFY_TRACEBACK") == "1":
             raise
         _say(_sentence(error))

@@ -118,14 +118,16 @@ class _Work:
             own = keys.fold_each(self.key, numbers)
             try:
                 purified: Sequence[Any] = apply(self.purifier, images, key=own)
-            except ValueError:
+            except (ValueError, MemoryError) as error:
+                if refuse and isinstance(error, MemoryError):
+                    raise MemoryError(f"{chunk[0].source}: {error}") from None
                 if refuse:
                     raise
                 # One that the purifier cannot take must not stop the others.
                 purified = [_attempt(apply, self.purifier, images[i], own[i : i + 1]) for i in range(len(chunk))]
             for file, image in zip(chunk, purified, strict=True):
                 try:
-                    if isinstance(image, ValueError):
+                    if isinstance(image, ValueError | MemoryError):
                         raise ValueError(f"{file.source}: {image}")
                     _write(file.target, image)
                     yield None
@@ -145,10 +147,10 @@ class _Work:
             try:
                 images.append(_images.read(file.source))
                 chunk.append(file)
-            except ValueError as error:
+            except (ValueError, MemoryError) as error:
                 if refuse:
                     raise
-                failures.append(str(error))
+                failures.append(str(error) or f"{file.source} does not fit the memory")
             if len(chunk) == IMAGES or sum(image.shape[0] * image.shape[1] for image in images) >= PIXELS:
                 yield chunk, images, failures
                 chunk, images, failures = [], [], []
@@ -159,7 +161,7 @@ def _attempt(apply: Any, purifier: Any, image: np.ndarray, key: Any) -> Any:
     """Return the purified image, or the error."""
     try:
         return apply(purifier, image[None], key=key)[0]
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         return error
 
 

@@ -1,5 +1,6 @@
 """Purify images as they come: any size, one or many, 8-bit or floating point; the front door of every purifier."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,12 +11,22 @@ from jaxpurify import images as _images
 from jaxpurify import keys as _keys
 from jaxpurify.checks import check_batch_size, kind
 from jaxpurify.independence import check_independence
-from jaxpurify.models import as_purifier, attribute
+from jaxpurify.models import Sequential, as_purifier, attribute
 from jaxpurify.outputs import check_purified
+from jaxpurify.probing import quick_compilation
+from jaxpurify.purifiers.super_resolution import SuperResolution
+from jaxpurify.purifiers.windows import is_narrow, purify_in_windows, reach_of
+from jaxpurify.transforms.resampling import LONG, resample, resampling_band
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels, and how many of them are colour: the last of two or four is opacity
-PROBED = 32  # pixels to a side of what a purifier is first tried on
+PROBED = (32, 256, None)  # pixels to a side of what a purifier is tried on, until it takes them
 PIXELS = 2**22  # in one program at most, so that a folder of large photographs fits the memory
+LARGE = 2**20  # pixels beyond which an image is purified window by window where that changes nothing
+LIGHT = 1000  # numbers, beyond which a purifier holds a network
+RARE = 16  # images of a size below which a size is rare, where a call has several
+# How many programs are kept, of the usual ones and of those for rare sizes: a folder of photographs may have a size of
+# its own for each of them, and a program takes some ten megabytes.
+PROGRAMS, RARE_PROGRAMS = 64, 16
 
 
 def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: Any = 64) -> Any:
@@ -108,7 +119,7 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
 def _check_independence(purifier: Any, image: np.ndarray, keys: Any) -> None:
     """Refuse a purifier for which it matters what else is in a batch: on a small cut, or on the whole if it must be."""
     own = None if keys is None else keys[:1]
-    for side in (PROBED, None):
+    for side in PROBED:
         cut = image[None, :side, :side, : COLOURS[image.shape[-1]]]
         cut = cut.astype(np.float32) / np.float32(255 if image.dtype == np.uint8 else 1)
         try:
@@ -130,21 +141,72 @@ def _keys_of(purifier: Any, key: Any, count: int) -> Any:
 
 
 def _purify_each(purifier: Any, flat: list[np.ndarray], keys: Any, batch_size: int) -> list[np.ndarray]:
-    """Purify single images ``(height, width, channel)`` of any sizes, those of equal size together."""
+    """Purify single images ``(height, width, channel)`` of any sizes, those of equal size together.
+
+    Sizes of which there are few among several, and large images, go through windows of few sizes where the purifier
+    allows it, stage by stage where some of its stages do. What is left of the former is compiled in a hurry.
+    """
     groups: dict[Any, list[int]] = {}
     for number, image in enumerate(flat):
         groups.setdefault((image.shape, image.dtype.name), []).append(number)
     done: list[Any] = [None] * len(flat)
+    several = len({shape[:2] for shape, _ in groups}) > 2
+    coupled, reach, stages = attribute(purifier, "couples_images"), reach_of(purifier), _stages_of(purifier)
+    # Networks run slower in a hurry, and compile sooner than they run.
+    light = sum(np.size(leaf) for leaf in jax.tree.leaves(purifier)) < LIGHT
+    apart: list[int] = []
     for (shape, _), rows in groups.items():
-        most = max(1, min(batch_size, PIXELS // (shape[0] * shape[1])))
-        size = len(rows) if attribute(purifier, "couples_images") else bucket(len(rows), most)
+        pixels = shape[0] * shape[1]
+        rare = several and len(rows) < RARE and not coupled
+        if (
+            not coupled
+            and (rare or pixels > LARGE)
+            and (stages or (reach is not None and not is_narrow(purifier, shape)))
+        ):
+            apart += rows
+            continue
+        program = _hurried() if rare and pixels * len(rows) <= PIXELS and light else _call
+        most = max(1, min(batch_size, PIXELS // pixels))
+        size = len(rows) if coupled else bucket(len(rows), most)
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
             filled = np.resize(part, size)
             batch, own = np.stack([flat[i] for i in filled]), None if keys is None else keys[filled]
-            for row, image in zip(part, _purify_batch(purifier, batch, own), strict=False):
+            for row, image in zip(part, _purify_batch(purifier, batch, own, program), strict=False):
                 done[row] = image
+    if apart:
+        images, own = [flat[i] for i in apart], None if keys is None else keys[np.array(apart)]
+        if reach is not None:
+            found = purify_in_windows(purifier, images, functools.partial(_windows, purifier), most=batch_size)
+        else:
+            found = _in_stages(stages, images, own, batch_size)
+        for row, image in zip(apart, found, strict=True):
+            done[row] = image
     return done
+
+
+def _windows(purifier: Any, batch: np.ndarray, sizes: Any) -> np.ndarray:
+    return _purify_batch(purifier, batch, sizes, _call if sizes is None else _call_filled)
+
+
+def _stages_of(purifier: Any) -> tuple[Any, ...]:
+    """Return the stages of a purifier that is nothing but its stages in turn, some of which can be given windows."""
+    purifier = purifier.stages if isinstance(purifier, SuperResolution) else purifier
+    stages = purifier.stages if isinstance(purifier, Sequential) else ()
+    return stages if any(reach_of(stage) is not None or _stages_of(stage) for stage in stages) else ()
+
+
+def _in_stages(stages: Any, images: list[np.ndarray], keys: Any, batch_size: int) -> list[np.ndarray]:
+    """Purify with one stage after another, as ``Sequential`` does but for the windows."""
+    parts = [_values(image) for image in images]
+    purified = [colours for colours, _ in parts]
+    for number, stage in enumerate(stages):
+        own = None if keys is None or not attribute(stage, "random") else _keys.fold(keys, number)
+        purified = _purify_each(stage, purified, own, batch_size)
+    return [
+        _finished(colours[None], opacity[None], image.dtype)[0]
+        for colours, (_, opacity), image in zip(purified, parts, images, strict=True)
+    ]
 
 
 def bucket(count: int, most: int) -> int:
@@ -161,31 +223,76 @@ def bucket(count: int, most: int) -> int:
     return min(most, 3 * power // 4 if 4 * count <= 3 * power and power >= 4 else power)
 
 
-def _purify_batch(purifier: Any, batch: np.ndarray, keys: Any) -> np.ndarray:
+def _purify_batch(purifier: Any, batch: np.ndarray, extra: Any, program: Any) -> np.ndarray:
     """Purify the colour of images of one size and bring opacity to the new size; the same dtype comes back."""
-    eight_bit = batch.dtype == np.uint8
-    wide = batch.dtype == np.float64 and jnp.result_type(float) == np.float64
-    values = batch.astype(np.float64 if wide else np.float32)
-    values = np.divide(values, 255, dtype=values.dtype) if eight_bit else values
-    colours = COLOURS[batch.shape[-1]]
-    purified = np.asarray(_call(purifier, jnp.asarray(values[..., :colours]), keys))
+    colours, opacity = _values(batch)
+    if program._cache_size() >= (PROGRAMS if program in (_call, _call_filled) else RARE_PROGRAMS):
+        program.clear_cache()
+    try:
+        purified = np.asarray(program(purifier, jnp.asarray(colours), extra))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise _too_large(purifier, batch) from None
+    except MemoryError:
+        raise _too_large(purifier, batch) from None
     if not np.isfinite(purified).all():
         raise ValueError(f"{_name(purifier)} returned NaN or infinity for finite images: check its parameters")
-    if colours < batch.shape[-1]:
-        opacity = values[..., colours:]
-        if purified.shape[1:3] != opacity.shape[1:3]:
-            height, width = purified.shape[1:3]
+    return _finished(purified, opacity, batch.dtype)
+
+
+def _too_large(purifier: Any, batch: np.ndarray) -> MemoryError:
+    count, height, width, _ = batch.shape
+    several = f"{count} images" if count > 1 else "an image"
+    remedy = "a smaller batch_size, or " if count > 1 else ""
+    return MemoryError(
+        f"{_name(purifier)} finds too little memory for {several} of {height}×{width} pixels: {remedy}smaller images"
+    )
+
+
+def _values(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return colours and opacity as real numbers from 0 to 1."""
+    wide = images.dtype == np.float64 and jnp.result_type(float) == np.float64
+    values = images.astype(np.float64 if wide else np.float32)
+    values = np.divide(values, 255, dtype=values.dtype) if images.dtype == np.uint8 else values
+    colours = COLOURS[images.shape[-1]]
+    return values[..., :colours], values[..., colours:]
+
+
+def _finished(purified: np.ndarray, opacity: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return the purified colours of a batch with its opacity, in the dtype that came."""
+    if opacity.shape[-1]:
+        sides, resized = opacity.shape[1:3], purified.shape[1:3]
+        if max(*sides, *resized) > LONG and sides != resized:
+            rows, columns = (resampling_band(each) for each in zip(sides, resized, strict=True))
+            opacity = np.asarray(resample(jnp.asarray(opacity), rows=rows, columns=columns))
+        elif sides != resized:
+            height, width = resized
             opacity = np.asarray(_images.resize(jnp.asarray(opacity), height=height, width=width, method="bilinear"))
         purified = np.concatenate([purified, opacity], axis=-1)
-    if eight_bit:
+    if dtype == np.uint8:
         return np.rint(np.clip(purified, 0, 1) * 255).astype(np.uint8)
-    return purified.astype(batch.dtype)
+    return purified.astype(dtype)
+
+
+def _purified(purifier: Any, images: Any, keys: Any) -> Any:
+    return check_purified(purifier(images, keys), images, name=_name(purifier))
 
 
 # The purifier is an argument: other parameters do not compile anew.
+_call = jax.jit(_purified)
+
+
 @jax.jit
-def _call(purifier: Any, images: Any, keys: Any) -> Any:
-    return check_purified(purifier(images, keys), images, name=_name(purifier))
+def _call_filled(purifier: Any, images: Any, sizes: Any) -> Any:
+    return check_purified(purifier.purify_filled(images, sizes), images, name=_name(purifier))
+
+
+@functools.cache
+def _hurried() -> Any:
+    """Return the program for sizes that are seldom seen: XLA's CPU compiler takes longer than running what it makes."""
+    options = quick_compilation()
+    return _call if options is None else jax.jit(_purified, compiler_options=options)
 
 
 def _as_given(purified: np.ndarray, given: Any) -> Any:

@@ -27,6 +27,8 @@ class BitDepth:
     Source: Xu, Evans and Qi 2018 (arXiv 1704.01155), section III; Guo et al. 2018 (arXiv 1711.00117).
     """
 
+    reach = 0
+
     bits: Scalar = 3.0
 
     def check(self):

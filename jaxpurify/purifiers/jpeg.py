@@ -33,12 +33,20 @@ class JPEG:
         (1, 8, 8, 3)
     """
 
+    reach = 16  # a pixel's block of colour, and the sample beside it
+    aligned = 16
+    narrowest = 5
+
     quality: Scalar = 75.0
     subsampling: str = static("4:2:0")
 
     def check(self):
         """Refuse a quality out of its domain and unknown subsamplings."""
         check_jpeg(self.quality, self.subsampling)
+
+    def purify_filled(self, images, sizes):
+        """Compress images that have been filled up to one size, as ``transforms.jpeg.jpeg`` has it."""
+        return jpeg(images, quality=self.quality, subsampling=self.subsampling, sizes=sizes)
 
     def __call__(self, images, key=None):
         """Compress the images; the key is not used."""

@@ -33,6 +33,19 @@ def as_network(model: Any) -> Any:
     return network
 
 
+def network_reach(network: Any) -> int | None:
+    """Return how many pixels away a network looks.
+
+    Args:
+        network: what ``as_network`` returns.
+
+    Returns:
+        The half of its receptive field, or the reach of a purifier; None where it says neither.
+    """
+    field = getattr(getattr(network, "apply", None), "receptive_field", None)
+    return getattr(network, "reach", None) if field is None else field // 2
+
+
 def warn_of_small(network: Any, images: Any) -> None:
     """Warn where images are smaller than what a network looks at for one pixel, once for each size.
 

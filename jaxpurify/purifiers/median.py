@@ -33,6 +33,10 @@ class Median:
 
     size: int = static(3)
 
+    @property
+    def reach(self) -> int:
+        return self.size // 2
+
     def check(self):
         """Refuse a window that is no square of 1 to 7 pixels."""
         check_size(self.size)

@@ -7,7 +7,7 @@ import jax
 
 from jaxpurify.gradients import rematerialised
 from jaxpurify.models import Repeat, Sequential, purifier
-from jaxpurify.purifiers.learned import as_network, restore, warn_of_small
+from jaxpurify.purifiers.learned import as_network, network_reach, restore, warn_of_small
 from jaxpurify.purifiers.smoothing import GaussianSmoothing
 from jaxpurify.pytrees import Scalar, static
 
@@ -37,6 +37,10 @@ class BlindSpot:
     """
 
     network: Any
+
+    @property
+    def reach(self) -> int | None:
+        return network_reach(self.network)
 
     @classmethod
     def pretrained(cls, network: str = NETWORK, *, weights: str | os.PathLike | None = None) -> "BlindSpot":
@@ -113,6 +117,11 @@ class NCIS:
     passes: int = static(1)
     boundary: str = static("symmetric")
     truncate: float = static(4.0)
+
+    @property
+    def reach(self) -> int | None:
+        once = self.one_pass.reach
+        return None if once is None else self.passes * once
 
     @classmethod
     def pretrained(cls, network: str = NETWORK, *, weights: str | os.PathLike | None = None, **fields: Any) -> "NCIS":

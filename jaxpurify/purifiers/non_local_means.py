@@ -38,6 +38,10 @@ class NonLocalMeans:
     patch_size: int = static(3)
     patch_distance: int = static(5)
 
+    @property
+    def reach(self) -> int:
+        return self.patch_distance + self.patch_size // 2
+
     def check(self):
         """Refuse numbers out of their domain."""
         check_non_local_means(self.h, self.sigma, self.patch_size, self.patch_distance, dtype="float32")

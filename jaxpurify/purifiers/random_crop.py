@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jaxpurify.images import saturate
 from jaxpurify.models import purifier
 from jaxpurify.pytrees import Scalar, concrete, static
-from jaxpurify.transforms.resampling import check_method, resample, resampling_matrix, whole_number
+from jaxpurify.transforms.resampling import (
+    LONG,
+    check_method,
+    resample,
+    resample_window,
+    resampling_matrix,
+    whole_number,
+)
 
 
 @purifier
@@ -54,13 +61,24 @@ class RandomCrop:
 
 @functools.partial(jax.jit, static_argnames=("method",))
 def _crop(images, keys, share, *, method):
-    def one(draws):
-        matrices = []
-        for side, draw in zip(images.shape[1:3], draws, strict=True):
-            length = jnp.clip(jnp.round(share * side).astype(jnp.int32), 1, side)
-            window = (whole_number(draw, low=0, high=side - length + 1), length)
-            matrices.append(resampling_matrix(side, output=side, source=window, method=method, dtype=images.dtype))
-        return matrices
+    sides = images.shape[1:3]
 
-    rows, columns = jax.vmap(one)(jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys))
+    def windows(draws):
+        found = []
+        for side, draw in zip(sides, draws, strict=True):
+            length = jnp.clip(jnp.round(share * side).astype(jnp.int32), 1, side)
+            found.append((whole_number(draw, low=0, high=side - length + 1), length))
+        return found
+
+    def one(draws):
+        return [
+            resampling_matrix(side, output=side, source=window, method=method, dtype=images.dtype)
+            for side, window in zip(sides, windows(draws), strict=True)
+        ]
+
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys)
+    if max(sides) > LONG:
+        crop = functools.partial(resample_window, output=sides, method=method)
+        return jax.lax.map(lambda each: crop(each[0], sources=windows(each[1])), (images, draws))
+    rows, columns = jax.vmap(one)(draws)
     return resample(images, rows=rows, columns=columns)

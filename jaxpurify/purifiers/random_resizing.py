@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jaxpurify.images import saturate
 from jaxpurify.models import purifier
 from jaxpurify.pytrees import Scalar, concrete, static
-from jaxpurify.transforms.resampling import check_method, resample, resampling_matrix, whole_number
+from jaxpurify.transforms.resampling import (
+    LONG,
+    check_method,
+    resample,
+    resample_window,
+    resampling_matrix,
+    whole_number,
+)
 
 
 @purifier
@@ -84,16 +91,31 @@ def _resize_and_pad(images, keys, least, fill, *, frame, method):
     # Exclusive, as the paper has it, unless nothing else is left.
     high = jnp.maximum(low + 1, min(frame))
 
-    def one(draws):
-        drawn = whole_number(draws[0], low=low, high=high)
-        matrices = []
+    def windows(draws):
+        drawn, found = whole_number(draws[0], low=low, high=high), []
         for side, framed, draw in zip(sides, frame, draws[1:], strict=True):
             length = jnp.clip(side * drawn // shorter, 1, framed)
-            window = (whole_number(draw, low=0, high=framed - length + 1), length)
-            matrices.append(resampling_matrix(side, output=framed, target=window, method=method, dtype=images.dtype))
-        return matrices
+            found.append((whole_number(draw, low=0, high=framed - length + 1), length))
+        return found
 
-    rows, columns = jax.vmap(one)(jax.vmap(lambda key: jax.random.uniform(key, (3,), jnp.float32))(keys))
+    def one(draws):
+        return [
+            resampling_matrix(side, output=framed, target=window, method=method, dtype=images.dtype)
+            for side, framed, window in zip(sides, frame, windows(draws), strict=True)
+        ]
+
+    def long(image, draws):
+        targets = windows(draws)
+        (top, tall), (left, wide) = targets
+        row, column = (jnp.arange(side, dtype=jnp.int32) for side in frame)
+        row, column = row[:, None, None], column[None, :, None]
+        beside = (row < top) | (row >= top + tall) | (column < left) | (column >= left + wide)
+        return jnp.where(beside, fill, resample_window(image, output=frame, targets=targets, method=method))
+
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (3,), jnp.float32))(keys)
+    if max(*sides, *frame) > LONG:
+        return jax.lax.map(lambda each: long(*each), (images, draws))
+    rows, columns = jax.vmap(one)(draws)
     # A row of a matrix sums to 1 where the image lies and to 0 beside it.
     covered = jnp.einsum("bu,bv->buv", rows.sum(axis=2), columns.sum(axis=2))[..., None]
     return resample(images, rows=rows, columns=columns) + fill * (1 - covered)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxpurify.images import saturate
 from jaxpurify.models import purifier
 from jaxpurify.pytrees import static
-from jaxpurify.transforms.resampling import check_method, resample, resampling_matrix
+from jaxpurify.transforms.resampling import LONG, check_method, resample, resampling_band, resampling_matrix
 
 
 @purifier
@@ -69,6 +69,8 @@ def _resize(images, *, scale, method, back):
 def _operator(side, scale, method, back, dtype):
     # In NumPy, because the compiler would take seconds to multiply two constants.
     resized = max(1, round(scale * side))
+    if max(side, resized) > LONG:
+        return resampling_band((side, resized, side) if back else (side, resized), method=method, dtype=dtype)
     there = resampling_matrix(side, output=resized, method=method, dtype=np.float64)
     again = resampling_matrix(resized, output=side, method=method, dtype=np.float64)
     return (again @ there if back else there).astype(dtype)

@@ -3,7 +3,7 @@
 from jaxpurify.images import saturate
 from jaxpurify.models import purifier
 from jaxpurify.pytrees import Scalar, static
-from jaxpurify.transforms.gaussian import check_smoothing, gaussian_smooth
+from jaxpurify.transforms.gaussian import check_smoothing, gaussian_smooth, smoothing_reach
 
 
 @purifier
@@ -40,6 +40,10 @@ class GaussianSmoothing:
     iterations: Scalar = 1.0
     boundary: str = static("symmetric")
     truncate: float = static(4.0)
+
+    @property
+    def reach(self) -> int | None:
+        return smoothing_reach(self.sigma, self.iterations, self.truncate)
 
     def check(self):
         """Refuse numbers out of their domain and unknown boundaries."""

@@ -7,7 +7,7 @@ from jaxpurify.gradients import has_surrogate, substitute
 from jaxpurify.models import Sequential, attribute, purifier
 from jaxpurify.purifiers.bit_depth import BitDepth
 from jaxpurify.purifiers.jpeg import JPEG
-from jaxpurify.purifiers.learned import as_network, restore, warn_of_small
+from jaxpurify.purifiers.learned import as_network, network_reach, restore, warn_of_small
 from jaxpurify.purifiers.resizing import Resizing
 from jaxpurify.purifiers.wavelet import WaveletDenoising
 from jaxpurify.pytrees import Scalar, static
@@ -118,6 +118,12 @@ class SuperResolution:
         return not self.back and self.scale != 1
 
     @property
+    def reach(self) -> int | None:
+        # Bicubic shrinking looks four of its own pixels wide, and those are the pixels that came.
+        once = Sequential(*(stage for stage in self.stages.stages if not isinstance(stage, Resizing))).reach
+        return None if once is None else once + 3 * self.back
+
+    @property
     def stages(self) -> Sequential:
         """The stages, as a purifier."""
         enlarged = _Enlarging(network=self.network, scale=self.scale)
@@ -146,6 +152,10 @@ class _Enlarging:
     @property
     def changes_size(self) -> bool:
         return self.scale != 1
+
+    @property
+    def reach(self) -> int | None:
+        return network_reach(self.network)
 
     def __call__(self, images, key=None):
         warn_of_small(self.network, images)

@@ -42,6 +42,11 @@ class TotalVariation:
     weight: Scalar = 0.03
     iterations: int = static(50)
 
+    @property
+    def reach(self) -> int | None:
+        # Each pass looks one pixel further; beyond some, windows would compute more than they keep.
+        return self.iterations if self.iterations <= 16 else None
+
     def check(self):
         """Refuse a negative weight and a number of passes below one."""
         check_weight(self.weight, dtype="float32")

@@ -13,7 +13,7 @@ from jaxpurify.datasets.dataset import Dataset, to_float
 from jaxpurify.datasets.folders import ENDINGS
 from jaxpurify.datasets.photos import photographs
 from jaxpurify.files import expanded
-from jaxpurify.transforms.resampling import resampling_matrix
+from jaxpurify.transforms.resampling import LONG, resampling_band, resampling_matrix
 
 SYMMETRIES = 8  # four turns, each flipped or not
 
@@ -91,12 +91,27 @@ def reduced(picture: np.ndarray, factor: int) -> np.ndarray:
     if factor == 1:
         return picture
     height, width = (side // factor for side in picture.shape[:2])
+    cut = picture[: height * factor, : width * factor].astype(np.float32)
+    if max(cut.shape[:2]) > LONG:
+        shrunk = _shrunk(_shrunk(cut, height, axis=0), width, axis=1)
+        return np.rint(shrunk.clip(0, 255)).astype(np.uint8)
     rows, columns = (
         resampling_matrix(side * factor, output=side, method="bicubic", dtype=np.float32) for side in (height, width)
     )
-    cut = picture[: height * factor, : width * factor].astype(np.float32)
     shrunk = np.einsum("rh,hwc,vw->rvc", rows, cut, columns, optimize=True)
     return np.rint(shrunk.clip(0, 255)).astype(np.uint8)
+
+
+def _shrunk(values: np.ndarray, side: int, *, axis: int) -> np.ndarray:
+    """Resize along one axis without a matrix of its side."""
+    values = np.moveaxis(values, axis, 0)
+    band = resampling_band((len(values), side), method="bicubic", dtype=np.float32)
+    width = band.weights.shape[2]
+    parts = (
+        np.tensordot(weights, values[start : start + width], axes=1)
+        for start, weights in zip(np.asarray(band.starts), np.asarray(band.weights), strict=True)
+    )
+    return np.moveaxis(np.concatenate(list(parts))[:side], 0, axis)
 
 
 class Examples(tuple):

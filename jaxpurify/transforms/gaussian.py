@@ -130,6 +130,27 @@ def check_smoothing(
     return jnp.asarray(sigma, dtype), jnp.asarray(iterations, dtype)
 
 
+def smoothing_reach(sigma: Scalar, iterations: Scalar, truncate: float) -> int | None:
+    """Return how far smoothing looks: as far as its passes, or as what is left of them in float32.
+
+    Args:
+        sigma: standard deviation of one pass in pixels.
+        iterations: number of passes.
+        truncate: where the kernel is cut, in standard deviations.
+
+    Returns:
+        Pixels; None where the numbers are traced or not scalars, or the number of passes is not whole: no kernel of
+        finite size has that many.
+    """
+    if not concrete((sigma, iterations)) or jnp.ndim(sigma) or jnp.ndim(iterations):
+        return None
+    sigma, iterations = float(sigma), float(iterations)
+    if not iterations.is_integer() or not np.isfinite(sigma):
+        return None
+    radius = int(truncate * sigma + 0.5)
+    return min(int(iterations) * radius, int(np.ceil(6 * sigma * iterations**0.5))) if radius else 0
+
+
 @functools.partial(jax.jit, static_argnames=("boundary", "truncate"))
 def _smooth(images: Array, sigma: Array, iterations: Array, *, boundary: str, truncate: float) -> Array:
     height, width = images.shape[1:3]

@@ -9,12 +9,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxpurify.images import check_images
 from jaxpurify.pytrees import Scalar, concrete
 from jaxpurify.transforms.fusion import apart
-from jaxpurify.transforms.jpeg_blocks import SIDE, Arithmetic, continued
+from jaxpurify.transforms.jpeg_blocks import SIDE, Arithmetic, continued, ended
 from jaxpurify.transforms.jpeg_integer import INTEGER
 from jaxpurify.transforms.jpeg_smooth import smooth, straight_through_round
 
@@ -38,7 +38,11 @@ _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66
 
 
 def jpeg(
-    images: Float[Array, "batch height width channel"], *, quality: Scalar = 75.0, subsampling: str = "4:2:0"
+    images: Float[Array, "batch height width channel"],
+    *,
+    quality: Scalar = 75.0,
+    subsampling: str = "4:2:0",
+    sizes: Int[Array | np.ndarray, "batch 2"] | None = None,
 ) -> Float[Array, "batch height width channel"]:
     """Compute what libjpeg reads from the JPEG file that it wrote, bit for bit.
 
@@ -49,6 +53,10 @@ def jpeg(
         quality: libjpeg's, a scalar from 1 to 100; beyond, a traced one is clipped. Not necessarily whole.
         subsampling: ``"4:4:4"``, ``"4:2:2"`` (colour at half the width) or ``"4:2:0"`` (half the height too). Grey
             images have none.
+        sizes: the true height and width of every image, traced or not, where they have been filled up by repeating the
+            last row and column to one height and width, both multiples of 16: then one program serves all sizes. The
+            true width of an image must be above 4 (libjpeg enlarges narrower colour in another way), and what lies
+            beyond the true size in the result says nothing.
 
     Returns:
         Same shape and dtype: multiples of 1/255 in [0, 1].
@@ -68,7 +76,10 @@ def jpeg(
         [1, 90, 166, 255]
     """
     quality = _check(images, quality, subsampling)
-    return _exact(images, quality, subsampling=subsampling)
+    if sizes is not None and any(side % (2 * SIDE) for side in images.shape[1:3]):
+        raise ValueError(f"images with sizes must be filled up to multiples of {2 * SIDE} pixels, got {images.shape}")
+    sizes = None if sizes is None else jnp.asarray(sizes, jnp.int32)
+    return _exact(images, quality, sizes, subsampling=subsampling)
 
 
 def smooth_jpeg(
@@ -165,11 +176,11 @@ def _check(images: Array, quality: Scalar, subsampling: str) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("subsampling",))
-def _exact(images: Array, quality: Array, *, subsampling: str) -> Array:
+def _exact(images: Array, quality: Array, sizes: Array | None, *, subsampling: str) -> Array:
     # Nothing here has a derivative; said once, it need not be traced through every step.
     images, quality = jax.lax.stop_gradient((images, quality))
     luma, chroma = (table.astype(jnp.int32) for table in quantisation_tables(quality))
-    return _codec(images, luma, chroma, SUBSAMPLINGS[subsampling], INTEGER)
+    return _codec(images, luma, chroma, SUBSAMPLINGS[subsampling], INTEGER, sizes)
 
 
 @functools.partial(jax.jit, static_argnames=("subsampling", "rounding"))
@@ -179,7 +190,12 @@ def _real(images: Array, quality: Array, *, subsampling: str, rounding: bool) ->
 
 
 def _codec(
-    images: Array, luma_table: Array, chroma_table: Array, sampling: tuple[int, int], arithmetic: Arithmetic
+    images: Array,
+    luma_table: Array,
+    chroma_table: Array,
+    sampling: tuple[int, int],
+    arithmetic: Arithmetic,
+    sizes: Array | None = None,
 ) -> Array:
     _, height, width, channels = images.shape
     across, down = sampling if channels == 3 else (1, 1)
@@ -193,10 +209,16 @@ def _codec(
 
     luma = coded(luma, luma_table, height, width)
     if chroma is not None:
+        # Of both chroma planes, one behind the other.
+        true = None if sizes is None else jnp.tile(-(-sizes // jnp.array([[down, across]], jnp.int32)), (2, 1))
         if across > 1:
             chroma = apart(lambda planes: arithmetic.shrink(planes, across, down))(chroma)
+        if true is not None:
+            chroma = apart(lambda planes, true: ended(planes, 1, true[:, 0]))(chroma, true)
         chroma = coded(chroma, chroma_table, -(-height // down), -(-width // across))
         if across > 1:
+            if true is not None:
+                chroma = apart(lambda planes, true: ended(ended(planes, 1, true[:, 0]), 2, true[:, 1]))(chroma, true)
             # So small as two columns, libjpeg repeats samples.
             enlarge = arithmetic.enlarge if chroma.shape[2] > 2 else _repeated
             chroma = apart(lambda planes: enlarge(planes, across, down)[:, :height, :width])(chroma)

@@ -104,6 +104,22 @@ def continued(values: Array, axis: int, size: int) -> Array:
     return jnp.pad(values, [(0, missing if number == axis else 0) for number in range(values.ndim)], mode="edge")
 
 
+def ended(planes: Array, axis: int, sizes: Array) -> Array:
+    """Repeat the last row or column of each plane beyond the plane's true size.
+
+    Args:
+        planes: shape ``(plane, height, width)``.
+        axis: 1 for rows, 2 for columns.
+        sizes: how many of them are true, from 1 on, shape ``(plane,)``; traced or not.
+
+    Returns:
+        Planes of the same shape.
+    """
+    within = jnp.expand_dims(jnp.arange(planes.shape[axis], dtype=jnp.int32)[None] < sizes[:, None], 3 - axis)
+    last = jnp.take_along_axis(planes, (sizes - 1).reshape(-1, 1, 1), axis=axis, mode="clip")
+    return jnp.where(within, planes, last)
+
+
 def neighbours(values: Array, axis: int) -> tuple[Array, Array]:
     """Return, for every sample, the ones before and after it; at the ends, the sample itself.
 

@@ -1,10 +1,14 @@
-"""Resizing one window of an axis into another as a dense matrix, whose window may be drawn anew for every image.
+"""Resizing one window of an axis into another as a matrix, whose window may be drawn anew for every image.
 
 A crop resized to the whole, an image resized into a larger frame and plain resizing are one matrix an axis. The windows
-are numbers and may be traced; the matrix has one shape whatever they are, so that a random size compiles once.
+are numbers and may be traced; the matrix has one shape whatever they are, so that a random size compiles once. Of long
+axes the matrix is never whole: it is a band where the windows are known, and made some rows at a time where they are
+drawn.
 """
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +42,9 @@ _KERNELS: dict[str, Any] = {
     "lanczos5": _lanczos(5),
 }
 METHODS = tuple(_KERNELS)
+_RADII = {"nearest": 0.5, "bilinear": 1, "bicubic": 2, "lanczos3": 3, "lanczos5": 5}
+LONG = 1024  # pixels along an axis, of the image or of the result, beyond which its matrix is not held whole
+ROWS = 64  # of a matrix at a time
 
 
 def check_method(method: str) -> None:
@@ -93,11 +100,17 @@ def resampling_matrix(
     check_method(method)
     source, target = (0, size) if source is None else source, (0, output) if target is None else target
     numpy: Any = np if concrete((source, target)) else jnp
+    row, pixel = (numpy.arange(count, dtype=np.int32) for count in (output, size))
+    return _weights(numpy, row[:, None], pixel[None, :], source, target, method, dtype)
+
+
+def _weights(numpy, row, pixel, source, target, method, dtype):
+    """Return the part of the matrix in some rows and columns; the columns must hold all that its rows see."""
+    whole = np.int64 if numpy is np else np.int32  # products of two sides exceed 32 bits from some 30,000 pixels on
     (start, length), (first, count) = (
-        tuple(numpy.asarray(number).astype(np.int32) for number in window) for window in (source, target)
+        tuple(numpy.asarray(number).astype(whole) for number in window) for window in (source, target)
     )
-    row = numpy.arange(output, dtype=np.int32)[:, None] - first
-    pixel = numpy.arange(size, dtype=np.int32)[None, :] - start
+    row, pixel = row - first, pixel - start
     centre = (2 * row + 1) * length  # of the row in the source window, in units of 1 / (2 count) pixels
     if method == "nearest":
         weights = (centre // (2 * count) == pixel).astype(dtype)
@@ -111,6 +124,57 @@ def resampling_matrix(
         weights = weights / numpy.where(total == 0, 0 * total + 1, total)
     inside = (row >= 0) & (row < count)
     return numpy.where(inside, weights, 0 * weights).astype(dtype)
+
+
+class Band(NamedTuple):
+    """A matrix whose rows see few pixels each, as blocks of rows; what ``resample`` takes for one.
+
+    Attributes:
+        starts: the first pixel that each block sees, shape ``(blocks,)``.
+        weights: shape ``(blocks, ROWS, width)``, zero beyond the last row.
+        rows: rows of the matrix: an empty array of that many, since only shapes may be structure.
+    """
+
+    starts: Int[Array | np.ndarray, " blocks"]
+    weights: Float[Array | np.ndarray, "blocks rows width"]
+    rows: Float[Array | np.ndarray, "output 0"]
+
+
+def resampling_band(sizes: Sequence[int], *, method: str = "bilinear", dtype: DTypeLike = jnp.float32) -> Band:
+    """Compute the band of the matrix that resizes an axis once or several times over.
+
+    Args:
+        sizes: number of pixels along the axis, before and after each resizing: two or more.
+        method: as in ``resampling_matrix``.
+        dtype: float32 or float64.
+
+    Returns:
+        The band of the product of the matrices.
+
+    Raises:
+        ValueError: if the method is unknown.
+    """
+    check_method(method)
+    output, blocks = sizes[-1], -(-sizes[-1] // ROWS)
+    parts = []
+    for block in range(blocks):
+        low, high = block * ROWS, min((block + 1) * ROWS, output)
+        part = np.eye(high - low)
+        for size, resized in zip(sizes[-2::-1], sizes[:0:-1], strict=True):
+            ratio = size / resized
+            radius = _RADII[method] * max(ratio, 1) + 1
+            first, last = max(0, math.floor(low * ratio - radius)), min(size, math.ceil(high * ratio + radius))
+            row, pixel = np.arange(low, high)[:, None], np.arange(first, last)[None, :]
+            part = part @ _weights(np, row, pixel, (0, size), (0, resized), method, np.float64)
+            low, high = first, last
+        parts.append((low, part))
+    width = max(part.shape[1] for _, part in parts)
+    starts = np.array([min(low, sizes[0] - width) for low, _ in parts], np.int32)
+    weights = np.zeros((blocks, ROWS, width), dtype)
+    for block, (low, part) in enumerate(parts):
+        offset = low - starts[block]
+        weights[block, : part.shape[0], offset : offset + part.shape[1]] = part
+    return Band(starts, weights, np.zeros((output, 0), np.float32))
 
 
 def whole_number(share: Float[Array, "..."], *, low: ArrayLike, high: ArrayLike) -> Int[Array, "..."]:
@@ -132,15 +196,15 @@ def whole_number(share: Float[Array, "..."], *, low: ArrayLike, high: ArrayLike)
 def resample(
     images: Float[Array, "batch height width channel"],
     *,
-    rows: Float[Array | np.ndarray, "... out_height height"],
-    columns: Float[Array | np.ndarray, "... out_width width"],
+    rows: Float[Array | np.ndarray, "... out_height height"] | Band,
+    columns: Float[Array | np.ndarray, "... out_width width"] | Band,
 ) -> Float[Array, "batch out_height out_width channel"]:
     """Apply a matrix to the rows and another to the columns of images, one for all or one an image.
 
     Args:
         images: shape ``(batch, height, width, channel)``.
-        rows: shape ``(out_height, height)``, or ``(batch, out_height, height)``.
-        columns: shape ``(out_width, width)``, or ``(batch, out_width, width)``.
+        rows: shape ``(out_height, height)``, or ``(batch, out_height, height)``, or a band.
+        columns: shape ``(out_width, width)``, or ``(batch, out_width, width)``, or a band.
 
     Returns:
         Shape ``(batch, out_height, out_width, channel)``, same dtype, not clipped.
@@ -148,7 +212,73 @@ def resample(
     check_images(images)
     # Planar, because a product over width with the channels innermost is slower than both transpositions.
     planes = jnp.transpose(images, (0, 3, 1, 2))
-    of_rows, of_columns = ("buh" if rows.ndim == 3 else "uh"), ("bvw" if columns.ndim == 3 else "vw")
-    planes = jnp.einsum(f"bchw,{of_columns}->bchv", planes, columns, precision="highest")
-    planes = jnp.einsum(f"{of_rows},bchv->bcuv", rows, planes, precision="highest")
+    if isinstance(columns, Band):
+        planes = _banded(planes, columns, 3)
+    else:
+        of_columns = "bvw" if columns.ndim == 3 else "vw"
+        planes = jnp.einsum(f"bchw,{of_columns}->bchv", planes, columns, precision="highest")
+    if isinstance(rows, Band):
+        planes = _banded(planes, rows, 2)
+    else:
+        of_rows = "buh" if rows.ndim == 3 else "uh"
+        planes = jnp.einsum(f"{of_rows},bchv->bcuv", rows, planes, precision="highest")
     return jnp.transpose(planes, (0, 2, 3, 1))
+
+
+def _banded(planes: Array, band: Band, axis: int) -> Array:
+    width, output = band.weights.shape[2], band.rows.shape[0]
+
+    def block(part):
+        start, weights = part
+        return _along(weights, jax.lax.dynamic_slice_in_dim(planes, start, width, axis=axis), axis)
+
+    return _joined(jax.lax.map(block, (jnp.asarray(band.starts), jnp.asarray(band.weights))), axis, output)
+
+
+def _along(matrix: Array, planes: Array, axis: int) -> Array:
+    formula = "bchw,vw->bchv" if axis == 3 else "uh,bchv->bcuv"
+    operands = (planes, matrix) if axis == 3 else (matrix, planes)
+    return jnp.einsum(formula, *operands, precision="highest")
+
+
+def _joined(blocks: Array, axis: int, size: int) -> Array:
+    """Put blocks of rows or columns, one behind the other on a leading axis, side by side."""
+    joined = jnp.moveaxis(blocks, 0, axis)
+    joined = joined.reshape(*joined.shape[:axis], -1, *joined.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(joined, 0, size, axis=axis)
+
+
+def resample_window(
+    image: Float[Array, "height width channel"],
+    *,
+    output: tuple[int, int],
+    sources: Sequence[tuple[ArrayLike, ArrayLike]] | None = None,
+    targets: Sequence[tuple[ArrayLike, ArrayLike]] | None = None,
+    method: str = "bilinear",
+) -> Float[Array, "out_height out_width channel"]:
+    """Resize a window of an image, which may be traced, without ever holding a whole matrix.
+
+    Args:
+        image: shape ``(height, width, channel)``.
+        output: height and width of the result.
+        sources: the windows that are read from rows and from columns, as in ``resampling_matrix``; all by default.
+        targets: likewise, those that are written.
+        method: as in ``resampling_matrix``.
+
+    Returns:
+        Shape ``(*output, channel)``, same dtype, zero beside the target window, not clipped.
+    """
+    planes = jnp.transpose(image, (2, 0, 1))[None]
+    for axis in (3, 2):
+        size, resized = planes.shape[axis], output[axis - 2]
+        source = (0, size) if sources is None else sources[axis - 2]
+        target = (0, resized) if targets is None else targets[axis - 2]
+        pixel = jnp.arange(size, dtype=jnp.int32)[None, :]
+
+        def block(first, planes=planes, axis=axis, pixel=pixel, source=source, target=target):
+            row = first + jnp.arange(ROWS, dtype=jnp.int32)[:, None]
+            return _along(_weights(jnp, row, pixel, source, target, method, image.dtype), planes, axis)
+
+        starts = jnp.arange(0, resized, ROWS, dtype=jnp.int32)
+        planes = _joined(jax.lax.map(jax.checkpoint(block), starts), axis, resized)
+    return jnp.transpose(planes[0], (1, 2, 0))

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,20 @@ def test_run_gives_the_same_bits_on_any_number_of_devices_in_any_order_and_padde
     for result, rows in [(run(whole, devices=2), whole), (run(some), some), (run(some, devices="all"), some)]:
         for name in one._fields:
             np.testing.assert_array_equal(getattr(result, name), getattr(one, name)[rows], err_msg=name)
+
+
+def test_run_takes_no_more_than_three_times_the_images_on_the_host():
+    images = np.random.default_rng(0).random((1800, 32, 32, 3), np.float32)
+    labels, weights = np.zeros(len(images), np.int32), jnp.linspace(-1, 1, 32 * 3 * 4).reshape(-1, 4)
+    target = classifier(lambda images: images.mean(axis=1).reshape(len(images), -1) @ weights)
+    attacks.run(attacks.FGSM(epsilon=0.1), target, images[:64], labels[:64], batch_size=64)
+    tracemalloc.start()
+    try:
+        attacks.run(attacks.FGSM(epsilon=0.1), target, images, labels, batch_size=64)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * images.nbytes  # beside the images themselves
 
 
 def test_run_is_the_attack_itself(toy):

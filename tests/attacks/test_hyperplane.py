@@ -3,11 +3,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
 
-from jaxpurify.attacks.hyperplane import shortest_step
+from jaxpurify.attacks import hyperplane
+from jaxpurify.attacks.hyperplane import likeliest_others, nearest_boundary, shortest_step
+from jaxpurify.models import as_target
 
 NORMS = ["linf", "l2"]
 
@@ -96,3 +99,48 @@ def test_a_constant_function_or_nothing_to_gain_moves_nothing(norm):
     found = np.asarray(steps_of(norm)(points, weights, np.float32([1e10, 0, 1e38])))
     assert (found[:2] == 0).all()
     np.testing.assert_array_equal(found[2], np.sign(weights[2]) / 2)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("classes", [2, 5, 8])
+def test_boundaries_in_parts_are_those_of_all_at_once(norm, classes, monkeypatch):
+    random = np.random.default_rng(classes)
+    weights = jnp.asarray(random.normal(size=(12, classes)), jnp.float32)
+    images = jnp.asarray(random.uniform(size=(6, 2, 2, 3)), jnp.float32)
+    labels = jnp.asarray(random.integers(classes, size=6), jnp.int32)
+
+    def target(images, key=None):
+        logits = jnp.tanh(images.reshape(len(images), 12) @ weights)
+        # One image meets what is not finite, the boundaries of another have no gradient.
+        logits = logits * jnp.where(jnp.arange(len(images)) == 2, jnp.inf, 1.0)[:, None]
+        return jnp.where(jnp.arange(len(images))[:, None] == 4, jax.lax.stop_gradient(logits), logits)
+
+    def look():
+        return jax.jit(
+            lambda images: nearest_boundary(
+                as_target(target), images, lambda o: (labels, likeliest_others(o, labels, count=classes - 1)), norm=norm
+            )
+        )(images)
+
+    whole = look()
+    assert list(whole.finite) == [True, True, False, True, True, True]
+    assert not whole.steep[4]
+    for room in (1, 2, 3):
+        monkeypatch.setattr(hyperplane, "ROOM", room * images.nbytes)
+        for name, part, expected in zip(whole._fields, look(), whole, strict=True):
+            np.testing.assert_array_equal(part, expected, err_msg=name)
+
+
+def test_boundaries_of_many_classes_take_the_memory_of_a_few(monkeypatch):
+    monkeypatch.setattr(hyperplane, "ROOM", 2**20)
+    images, labels = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32), jnp.zeros(2, jnp.int32)
+
+    def look(images):
+        def target(images, key=None):
+            return jnp.tanh(images.mean(axis=(1, 2)) @ jnp.ones((3, 300), jnp.float32))
+
+        chosen = functools.partial(likeliest_others, own=labels, count=299)
+        return nearest_boundary(as_target(target), images, lambda o: (labels, chosen(o)), norm="l2")
+
+    found = jax.jit(lambda images: look(images)[1:5]).lower(images).compile()
+    assert found.memory_analysis().temp_size_in_bytes < 2**23  # all normals at once are 29 MB

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,3 +60,15 @@ def test_rounding_errors_of_a_large_ball_pass():
     check_perturbations(clean, adversarial, norm="l2", epsilon=size * (1 - 9e-7))
     with pytest.raises(ValueError, match="the attack is at fault"):
         check_perturbations(clean, adversarial, norm="l2", epsilon=size * (1 - 1e-5))
+
+
+def test_norms_take_the_memory_of_one_image_and_not_of_all():
+    clean = np.zeros((400, 32, 32, 3), np.float32)
+    adversarial = clean + np.float32(0.01)
+    tracemalloc.start()
+    try:
+        check_perturbations(clean, adversarial, norm="l2", epsilon=1.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < clean.nbytes / 10

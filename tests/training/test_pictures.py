@@ -8,6 +8,7 @@ from PIL import Image
 from jaxpurify import datasets
 from jaxpurify.datasets.photos import photographs
 from jaxpurify.training import BlindSpot, Recipe
+from jaxpurify.training import pictures as module
 from jaxpurify.training.loop import Run
 from jaxpurify.training.pictures import patches, pictures, pyramid, reduced, turned
 
@@ -105,6 +106,16 @@ def test_pairs_of_patches_show_the_same_place(scale):
     assert {place[0] for place in places} <= set(range(15))
     assert max(place[0] for place in places) >= 13
     assert max(place[1] for place in places) >= 22
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_long_pictures_are_reduced_to_the_same(factor, monkeypatch):
+    picture = np.random.default_rng(3).integers(0, 256, (25, 301, 3), np.uint8)
+    expected = reduced(picture, factor)
+    monkeypatch.setattr(module, "LONG", 10)
+    difference = np.abs(reduced(picture, factor).astype(int) - expected)
+    assert difference.max() <= 1
+    assert difference.mean() < 1e-3
 
 
 def test_the_low_patch_is_the_high_patch_reduced():

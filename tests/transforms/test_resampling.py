@@ -1,5 +1,7 @@
 """Resampling matrices against Pillow and JAX's own resizing, window by window."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxpurify.testing import count_compilations
-from jaxpurify.transforms.resampling import METHODS, resample, resampling_matrix
+from jaxpurify.transforms.resampling import METHODS, resample, resample_window, resampling_band, resampling_matrix
 
 # Pillow's bilinear is this triangle and its bicubic is Keys' with a = −0.5.
 PILLOW = {
@@ -94,3 +96,56 @@ def test_one_matrix_an_image_is_applied_to_that_image():
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match=r"method must be one of nearest, bilinear, .*, got 'area'"):
         resampling_matrix(3, output=4, method="area")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sizes", [(130, 261), (261, 130), (200, 7), (7, 200), (150, 75, 150), (90, 200, 90), (1, 70)])
+def test_the_band_holds_the_whole_matrix(sizes, method):
+    expected = np.eye(sizes[0])
+    for size, resized in itertools.pairwise(sizes):
+        expected = resampling_matrix(size, output=resized, method=method, dtype=np.float64) @ expected
+    band = resampling_band(sizes, method=method, dtype=np.float64)
+    found = np.zeros((len(band.starts) * band.weights.shape[1], sizes[0]))
+    for block, (start, weights) in enumerate(zip(band.starts, band.weights, strict=True)):
+        rows = slice(block * len(weights), (block + 1) * len(weights))
+        found[rows, start : start + weights.shape[1]] = weights
+    np.testing.assert_allclose(found[: sizes[-1]], expected, atol=1e-15)
+    assert not found[sizes[-1] :].any()
+
+
+def test_a_band_is_narrow_and_does_not_overflow():
+    band = resampling_band((60_000, 120_000), method="bicubic")
+    assert band.weights.nbytes < 2**25
+    np.testing.assert_allclose(band.weights.sum(axis=2), 1, atol=1e-6)
+
+
+def test_a_band_is_applied_to_rows_and_columns_and_has_the_gradient_of_its_matrix():
+    image = jnp.asarray(np.random.default_rng(0).random((2, 70, 140, 3), np.float32))
+    operators = [
+        {"rows": of_axis(70, 150), "columns": of_axis(140, 61)}
+        for of_axis in (
+            lambda size, output: resampling_matrix(size, output=output, method="bicubic"),
+            lambda size, output: resampling_band((size, output), method="bicubic"),
+        )
+    ]
+
+    def total(image, operator):
+        return (resample(image, **operator) ** 2).sum()
+
+    dense, banded = (jax.value_and_grad(total)(image, operator) for operator in operators)
+    np.testing.assert_allclose(banded[0], dense[0], rtol=1e-5)
+    np.testing.assert_allclose(banded[1], dense[1], atol=1e-5)
+    assert resample(image, **operators[1]).shape == (2, 150, 61, 3)
+
+
+@pytest.mark.parametrize("method", ["nearest", "bicubic"])
+def test_a_traced_window_in_parts_equals_its_matrices(method):
+    image, source, target = np.tile(IMAGE, (6, 6)), ((3, 60), (5, 90)), ((2, 70), (9, 65))
+    expected = windowed(image, (75, 80), source, target, method)
+
+    def run(sources, targets):
+        return resample_window(
+            jnp.asarray(image)[..., None], output=(75, 80), sources=sources, targets=targets, method=method
+        )
+
+    np.testing.assert_allclose(jax.jit(run)(source, target)[..., 0], expected, atol=2e-6)
