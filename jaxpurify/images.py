@@ -135,8 +135,10 @@ def check_values(images: Any, *, name: str = "images") -> None:
     values = np.asarray(images)
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        where = np.unique(np.argwhere(~np.isfinite(values))[:, 0])
-        raise ValueError(f"{name} must be finite, got NaN or infinity in image {where[0]} ({len(where)} in all)")
+        wrong = np.argwhere(~np.isfinite(values))
+        rows = np.unique(wrong[:, 0])
+        where = f"in image {rows[0]} ({len(rows)} in all)" if values.ndim > 3 else f"({len(wrong)} values)"
+        raise ValueError(f"{name} must be finite, got NaN or infinity {where}")
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         cause = (
             "still in 0–255? divide by 255" if high > 1.5 else "normalised? normalisation belongs inside the network"
@@ -346,7 +348,7 @@ def write(path: str | os.PathLike, image: Any) -> None:
             f"{values.shape}"
         )
     if floating:
-        check_values(values.astype(np.float64)[None], name="image")
+        check_values(values.astype(np.float64), name="image")
         values = np.rint(np.clip(values.astype(np.float64), 0, 1) * 255).astype(np.uint8)
     image_files.save(path, values)
 

@@ -51,7 +51,7 @@ def gallery(
     shown_purifiers = purifiers(purifier or [name for name in names() if name != "none"])
     if not purifier:
         shown_purifiers["feature-squeezing"] = FeatureSqueezing()
-    picture = None if photograph is None else images.read(photograph)
+    picture = None if photograph is None else images.deep_as_float(images.read(photograph))
     if picture is not None:  # without opacity, and grey in three channels
         picture = picture[..., :3] if picture.shape[-1] > 2 else picture[..., :1].repeat(3, axis=-1)
     key = jax.random.key(seed)
