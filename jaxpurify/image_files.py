@@ -96,7 +96,7 @@ def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Pic
     head = file.read(HEAD)
     file.seek(0)
     try:
-        picture = Image.open(file)
+        picture: Any = Image.open(file)
     except UnidentifiedImageError:
         if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             raise
@@ -108,7 +108,10 @@ def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Pic
     elif frames > 1 and kind not in ONE_PICTURE:
         raise _RefusedError(f"{path} holds {frames} frames or pages, expected one image: split it first")
     density = picture.info.get("dpi")
-    kept = {"exif": _exif(picture), "density": None if density is None else (float(density[0]), float(density[1]))}
+    kept: dict[str, Any] = {
+        "exif": _exif(picture),
+        "density": None if density is None else (float(density[0]), float(density[1])),
+    }
     profile = picture.info.get("icc_profile") if to_srgb else None
     if bits == 16 and kind == "PNG":
         file.seek(0)
@@ -226,7 +229,7 @@ def _in_srgb(values: np.ndarray, profile: bytes | None, notes: list[str], *, gre
         names = {1: "gray", 3: "rgb", 4: "cmyk"}
         given = np.ascontiguousarray(values[..., 0] if count == 1 else values[..., :count])
         srgb = imagecodecs.cms_profile("srgb")
-        spaces = {"colorspace": names[count], "outcolorspace": "rgb"}
+        spaces: dict[str, Any] = {"colorspace": names[count], "outcolorspace": "rgb"}
         # What is "optimised" is interpolated between few points: 16 bits would be off by up to 17 of 255 levels.
         colour = imagecodecs.cms_transform(given, profile, srgb, flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE, **spaces)
         colour = colour[..., :1] if values.shape[-1] == 1 else colour
@@ -289,7 +292,7 @@ def _encode_png(values: np.ndarray, exif: bytes | None, density: Any) -> bytes:
         chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in density), 1))
     if exif:
         chunks += _chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    return content[:33] + chunks + content[33:]  # after the signature and the header
+    return bytes(content[:33]) + chunks + content[33:]  # after the signature and the header
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -59,7 +59,7 @@ def _list(folder: Path, deep: bool, found: Listing, seen: dict) -> None:
     except OSError as error:
         found.broken.append(f"{folder} cannot be read: {error.strerror}")
         return
-    folders = []
+    folders: list[Path] = []
     for path in (folder / name for name in names):
         if path.is_dir():
             (folders if deep else found.others).append(path)
