@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxpurify import files
+from jaxpurify import files, image_files
 from jaxpurify.checks import is_from, kind
 
 TOLERANCE = 1e-6
@@ -135,8 +135,10 @@ def check_values(images: Any, *, name: str = "images") -> None:
     values = np.asarray(images)
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        where = np.unique(np.argwhere(~np.isfinite(values))[:, 0])
-        raise ValueError(f"{name} must be finite, got NaN or infinity in image {where[0]} ({len(where)} in all)")
+        wrong = np.argwhere(~np.isfinite(values))
+        rows = np.unique(wrong[:, 0])
+        where = f"in image {rows[0]} ({len(rows)} in all)" if values.ndim > 3 else f"({len(wrong)} values)"
+        raise ValueError(f"{name} must be finite, got NaN or infinity {where}")
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         cause = (
             "still in 0–255? divide by 255" if high > 1.5 else "normalised? normalisation belongs inside the network"
@@ -288,70 +290,82 @@ def ycbcr_to_rgb(images: Array) -> Array:
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file with Pillow, turned upright as its EXIF orientation says.
+    """Read an image file, turned upright as its EXIF orientation says, its colours converted to sRGB.
 
     Args:
-        path: a PNG, JPEG or any other file that Pillow reads.
+        path: a PNG, JPEG, TIFF or any other file that Pillow reads, with one frame or page.
 
     Returns:
-        ``uint8`` of shape ``(height, width, channel)``, with 1 (grey), 3 (RGB) or 4 (RGB and opacity) channels.
+        ``uint8``, or ``uint16`` of a PNG or TIFF file with 16 bits a channel, of shape ``(height, width, channel)``,
+        with 1 (grey), 3 (RGB) or 4 (RGB and opacity) channels.
 
     Raises:
-        ValueError: if the file is missing, truncated or no image.
+        ValueError: if the file is missing, may not be read, is truncated or no image, or holds what would be lost:
+            several frames, floating point, or 16 bits in another format.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    path = files.expanded(path)
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            opaque = "A" not in picture.getbands() and "transparency" not in picture.info
-            grey = picture.mode in ("1", "L") or picture.mode.startswith("I;16")
-            if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-                raise ValueError(f"{path} has {picture.mode} pixels: convert it to 8 bits a channel")
-            picture = picture.convert("L" if grey and opaque else "RGB" if opaque else "RGBA")
-            values = np.asarray(picture)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: check the path") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, expected an image file") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that Pillow can read") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large to be read safely ({error}): cut it into parts") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): is it truncated?") from None
-    return values[..., None] if values.ndim == 2 else values
+    return image_files.load(path).pixels
 
 
-_SAVING: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+def deep_as_float(pixels: np.ndarray) -> np.ndarray:
+    """Bring pixels of 16 bits to [0, 1], so that they are ``uint8`` or floating point as everywhere else.
+
+    Args:
+        pixels: of any shape.
+
+    Returns:
+        ``float32`` in [0, 1] for ``uint16``; anything else as it is.
+    """
+    return pixels.astype(np.float32) / np.float32(65535) if pixels.dtype == np.uint16 else pixels
 
 
-def write(path: str | os.PathLike, image: np.ndarray) -> None:
+def write(path: str | os.PathLike, image: Any) -> None:
     """Write an image file, whole or not at all.
 
     Args:
-        path: where to; the ending says the format. PNG and WebP keep every pixel. JPEG does not: it is written at
+        path: where to; the ending says the format. All formats keep every pixel but AVIF and JPEG, which is written at
             quality 95 without subsampling, since what it loses by default would purify by itself.
-        image: shape ``(height, width, channel)``, ``uint8``, or float in [0, 1], which is rounded to 8 bits.
+        image: shape ``(height, width)`` or ``(height, width, channel)`` with 1 to 4 channels; ``uint8``, ``uint16``
+            (PNG and TIFF), or float in [0, 1], which is rounded to 8 bits.
 
     Raises:
-        OSError: if the folder cannot be written to.
-        ValueError: if the ending is not one that Pillow writes, or the format cannot hold that many channels.
+        OSError: if it cannot be written: a folder that is not there, a full disk.
+        TypeError: if the array is of another type.
+        ValueError: if it has another shape or values out of range, or the format does not hold it.
     """
-    from PIL import Image
+    path, values = files.expanded(path), as_array(image, name="image")
+    expected = "image must be uint8, uint16, or floating point with values in [0, 1]"
+    dtype = getattr(values, "dtype", None)
+    if not isinstance(values, np.ndarray | jax.Array) or dtype is None:
+        raise TypeError(f"{expected}, got {kind(values)}: {_remedy(values)}")
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    if not floating and dtype not in (np.uint8, np.uint16):
+        raise TypeError(f"{expected}, got {dtype}: {to_levels(dtype)}")
+    values = np.asarray(values)
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[-1] not in CHANNELS or 0 in values.shape:
+        raise ValueError(
+            "image must have shape (height, width) or (height, width, channel) with 1 to 4 channels, got "
+            f"{values.shape}"
+        )
+    if floating:
+        check_values(values.astype(np.float64), name="image")
+        values = np.rint(np.clip(values.astype(np.float64), 0, 1) * 255).astype(np.uint8)
+    image_files.save(path, values)
 
-    path = files.expanded(path)
-    values = np.asarray(as_array(image, name="image"))
-    if values.dtype != np.uint8:
-        values = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    saved_as = Image.registered_extensions().get(path.suffix.lower(), "")
-    if saved_as not in Image.SAVE:
-        raise ValueError(f"{path} has no ending of an image format, expected one such as .png")
-    picture = Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
-    try:
-        files.write_whole(path, lambda file: picture.save(file, format=saved_as, **_SAVING.get(saved_as, {})))
-    except OSError as error:
-        if "cannot write mode" not in str(error):
-            raise
-        raise ValueError(f"{path} cannot hold {values.shape[-1]} channels: write a .png instead") from None
+
+def to_levels(dtype: Any) -> str:
+    """Say how to make pixels of numbers that are neither floating point nor ``uint8``.
+
+    Args:
+        dtype: what they are.
+
+    Returns:
+        The remedy in a few words.
+    """
+    if dtype == np.bool_:
+        return "a mask? convert with images.astype('float32')"
+    if dtype == np.uint16:
+        return "16-bit levels? divide by 65535, as in (images / 65535).astype('float32')"
+    if jnp.issubdtype(dtype, jnp.integer):
+        return "8-bit levels? convert with images.astype('uint8')"
+    return "convert to float32"

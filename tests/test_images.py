@@ -176,8 +176,8 @@ def test_a_png_comes_back_pixel_by_pixel(tmp_path, channels):
     assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
 
 
-def test_float_images_are_rounded_to_eight_bits_and_clipped(tmp_path):
-    ji.write(tmp_path / "image.png", np.array([[[0.0, 0.5, 1.2]], [[100.4 / 255, 100.6 / 255, -1.0]]]))
+def test_float_images_are_rounded_to_eight_bits(tmp_path):
+    ji.write(tmp_path / "image.png", np.array([[[0.0, 0.5, 1 + 1e-7]], [[100.4 / 255, 100.6 / 255, -1e-7]]]))
     np.testing.assert_array_equal(ji.read(tmp_path / "image.png"), [[[0, 128, 255]], [[100, 101, 0]]])
 
 
@@ -226,9 +226,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match="is not an image that Pillow can read"):
         ji.read(tmp_path / "text.png")
-    Image.fromarray(np.zeros((2, 2), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="convert it to 8 bits a channel"):
-        ji.read(tmp_path / "deep.png")
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match="convert it"):
+        ji.read(tmp_path / "deep.tif")
 
 
 @pytest.mark.parametrize("name", ["image", "image.txt", "image.psd"])
@@ -254,6 +254,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     ji.write(tmp_path / "image.png", np.zeros((2, 2, 3), np.uint8))
     before = (tmp_path / "image.png").read_bytes()
     monkeypatch.setattr(Image.Image, "save", stop_half_way)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match=r"image\.png cannot be written as PNG \(disk full\)"):
         ji.write(tmp_path / "image.png", np.ones((2, 2, 3), np.uint8))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -7,7 +7,7 @@ from tyro import conf
 
 from jaxpurify.cli.options import Specifications, joined, purifiers
 from jaxpurify.cli.start import start
-from jaxpurify.files import expanded, write_whole
+from jaxpurify.files import check_apart, expanded, write_whole
 from jaxpurify.specification import number
 
 
@@ -51,7 +51,7 @@ def gallery(
     shown_purifiers = purifiers(purifier or [name for name in names() if name != "none"])
     if not purifier:
         shown_purifiers["feature-squeezing"] = FeatureSqueezing()
-    picture = None if photograph is None else images.read(photograph)
+    picture = None if photograph is None else images.deep_as_float(images.read(photograph))
     if picture is not None:  # without opacity, and grey in three channels
         picture = picture[..., :3] if picture.shape[-1] > 2 else picture[..., :1].repeat(3, axis=-1)
     key = jax.random.key(seed)
@@ -64,6 +64,8 @@ def gallery(
         if not attribute(each, "is_detector")
     }
     figures["gallery"] = drawn.gallery(shown, shown_purifiers, key=key)
+    for name in figures:
+        check_apart(path / f"{name}.png", [] if photograph is None else [expanded(photograph)])
     for name, figure in figures.items():
         write_whole(path / f"{name}.png", functools.partial(_put, png(figure)))
     print(f"{len(figures)} pictures: {path / 'gallery.png'} shows all")

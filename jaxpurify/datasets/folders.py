@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from jaxpurify import images as _images
 from jaxpurify.datasets import classes
 from jaxpurify.datasets.dataset import Dataset
-from jaxpurify.datasets.pictures import RESIZED, as_pair, is_leftover, stack
+from jaxpurify.datasets.pictures import RESIZED, as_pair, stack
 from jaxpurify.files import expanded
+from jaxpurify.formats import ENDINGS
+from jaxpurify.listing import list_images, some
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 COLUMNS = ("file", "label")
 
 
@@ -69,7 +71,7 @@ def load(
         raise ValueError(f"{path} has no images, expected files that end in {', '.join(ENDINGS)}")
     listed = listed[:limit]
     return Dataset(
-        images=stack(((str(file), _images.read(file)) for file, _ in listed), size=pair),
+        images=stack(((str(file), _images.deep_as_float(_images.read(file))) for file, _ in listed), size=pair),
         labels=np.array([numbers[label] for _, label in listed], np.int32),
         class_names=known,
         name=path.resolve().name,
@@ -79,23 +81,32 @@ def load(
 
 def _from_folders(path: Path) -> dict[Path, list[Path]]:
     """List the images of every sub-folder; an empty sub-folder is a class all the same."""
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_leftover(entry.name))
+    beside = list_images(path, deep=False)
+    folders = [entry for entry in beside.others if entry.is_dir()]
     if not folders:
         raise ValueError(
             f"{path} has neither sub-folders nor a labels.csv: expected a sub-folder a class, or a CSV file with the "
             f"columns {' and '.join(COLUMNS)}"
         )
-    found = {}
+    found, left_out = {}, [*beside.images, *(entry for entry in beside.others if not entry.is_dir())]
+    broken = list(beside.broken)
     for folder in folders:
-        entries = sorted(entry for entry in folder.iterdir() if not is_leftover(entry.name))
-        found[folder] = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in ENDINGS]
-        if not found[folder] and any(entry.is_dir() for entry in entries):
+        listing = list_images(folder, deep=False)
+        found[folder], others = listing.images, listing.others
+        if not found[folder] and any(entry.is_dir() for entry in others):
             raise ValueError(f"{folder} has folders in it, no images: if those are the classes, load {folder} instead")
-        if not found[folder] and entries:
+        if not found[folder] and (others or listing.broken):
+            what = others[0].name if others else listing.broken[0]
             raise ValueError(
-                f"{folder} must hold images that end in {', '.join(ENDINGS)}, or nothing, got {entries[0].name}: "
+                f"{folder} must hold images that end in {', '.join(ENDINGS)}, or nothing, got {what}: "
                 "convert its images, or move the folder away if it is not a class"
             )
+        left_out, broken = left_out + others, broken + listing.broken
+    if left_out:
+        names = some(entry.relative_to(path) for entry in left_out)
+        warnings.warn(f"{path}: left out what is no image in a sub-folder: {names}", stacklevel=3)
+    for sentence in broken:
+        warnings.warn(f"left out: {sentence}", stacklevel=3)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxpurify import images as _images
+from jaxpurify import image_files
 from jaxpurify.datasets.dataset import Dataset
 
 SIZE = 32  # rows and columns of a patch
@@ -188,7 +188,8 @@ def _read(photograph: Photograph) -> np.ndarray:
     """Read a photograph as sums over the pixels that are averaged into one: whole numbers."""
     path = resources.files("skimage") / "data" / photograph.file
     try:
-        pixels = _images.read(str(path))
+        # As they lie in the file: the data set is older than the conversion of colours.
+        pixels = image_files.load(str(path), to_srgb=False).pixels
     except ValueError as error:
         raise ValueError(
             f"the photograph {photograph.name} of scikit-image is damaged ({error}): install it again"

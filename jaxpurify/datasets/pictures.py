@@ -8,9 +8,6 @@ import numpy as np
 from jaxpurify.datasets.dataset import to_float
 
 Size = Any  # checked by `as_pair`
-# What systems and notebooks leave in folders, besides what begins with a dot.
-LEFTOVERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
-LEFTOVERS |= {"thumbs.db", "desktop.ini"}
 RESIZED = "resized to {}×{} with Pillow's bicubic filter"
 
 
@@ -45,18 +42,6 @@ def stack(pictures: Iterable[tuple[str, np.ndarray]], *, size: Size = None) -> n
     return np.stack(
         [to_float(np.broadcast_to(pixels, shape), name=name) for name, pixels in zip(names, fitted, strict=True)]
     )
-
-
-def is_leftover(name: str) -> bool:
-    """Tell whether a file or folder is no part of the data: hidden, or left by a system.
-
-    Args:
-        name: its name, without the path.
-
-    Returns:
-        Whether to skip it.
-    """
-    return name.startswith(".") or name.lower() in LEFTOVERS
 
 
 def as_pair(size: Any) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpurify.files import expanded, write_whole
+from jaxpurify.files import check_apart, expanded, write_whole
 from jaxpurify.networks import registry, weights
 
 NESTS = ("state_dict", "model_state_dict", "model", "net")
@@ -45,6 +45,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, architectur
             or does not fit the architecture.
     """
     source, target = expanded(source), expanded(target)
+    check_apart(target, [source])
     if architecture is not None:
         registry.architecture(architecture)
     state = _state_dict(_load(source), source)

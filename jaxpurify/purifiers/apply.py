@@ -14,6 +14,7 @@ from jaxpurify.independence import check_independence
 from jaxpurify.models import Sequential, as_purifier, attribute
 from jaxpurify.outputs import check_purified
 from jaxpurify.probing import quick_compilation
+from jaxpurify.purifiers import channels
 from jaxpurify.purifiers.super_resolution import SuperResolution
 from jaxpurify.purifiers.windows import is_narrow, purify_in_windows, reach_of
 from jaxpurify.transforms.resampling import LONG, resample, resampling_band
@@ -33,8 +34,9 @@ def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: Any = 64)
     """Purify images of any size and kind, and return them as they came.
 
     Images of equal size go through one compiled program together, in a list too. Opacity, the last of two or four
-    channels, is kept as it is: only colour is purified. (Where a purifier moves pixels about, as ``RandomCrop`` does,
-    opacity does not move with them.)
+    channels, is kept as it is: only colour is purified, and what opacity hides does not bleed into what is seen.
+    (Where a purifier moves pixels about, as ``RandomCrop`` does, opacity does not move with them.) Grey images go
+    through a purifier that takes colour alone as three equal channels, whose mean comes back.
 
     Args:
         purifier: images to images; a plain function of a batch too.
@@ -79,8 +81,10 @@ def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: Any = 64)
     batches = [_as_batch(each, name, alone=several) for each, name in zip(given, names, strict=True)]
     flat = [image for batch in batches for image in batch]
     keys = _keys_of(purifier, key, len(flat))
-    _check_independence(purifier, flat[0], keys)
-    done = _purify_each(purifier, flat, keys, batch_size)
+    shown = channels.prepare(purifier, flat, keys)
+    _check_independence(purifier, shown[0], keys)
+    done = _purify_each(purifier, shown, keys, batch_size)
+    done = [channels.restore(*each) for each in zip(done, flat, shown, strict=True)]
     if several:
         return [_as_given(image, each) for image, each in zip(done, given, strict=True)]
     return _as_given(np.stack(done) if np.ndim(given[0]) == 4 else done[0], given[0])
@@ -96,7 +100,7 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
         raise TypeError(f"{expected}, got {kind(image)}: pass an array, or a list of arrays")
     floating = jnp.issubdtype(dtype, jnp.floating)
     if not floating and dtype != np.uint8:
-        raise TypeError(f"{expected}, got {dtype}: 8-bit levels? convert with images.astype('uint8')")
+        raise TypeError(f"{expected}, got {dtype}: {_images.to_levels(dtype)}")
     expected = f"{name} must have shape (height, width) or (height, width, channel) with 1 to 4 channels"
     expected += "" if alone else ", or one more axis in front for a batch"
     if len(shape) not in ((2, 3) if alone else (2, 3, 4)):

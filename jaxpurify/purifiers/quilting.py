@@ -117,14 +117,14 @@ def read_patches(source: str, *, count: int, size: int) -> Float[np.ndarray, "co
         ValueError: if there is no image, or one is too small.
     """
     from jaxpurify import datasets
-    from jaxpurify.datasets.folders import ENDINGS
+    from jaxpurify.listing import list_images
 
     random, patches = np.random.default_rng(0), np.empty((count, size, size, 3), np.float32)
     if source == "photos":
         pictures: list[Any] = list(datasets.load("photos", split="train").images)
     else:
         folder = expanded(source)
-        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        pictures = list(list_images(folder).images)
         if not pictures:
             raise ValueError(f"source must be photos or a folder of images, got {source!r}, which holds none")
     order, first = random.permutation(len(pictures))[:count], 0
@@ -142,7 +142,8 @@ def read_patches(source: str, *, count: int, size: int) -> Float[np.ndarray, "co
 
 
 def _read(path):
-    values = _images.read(path)[..., :3].astype(np.float32) / 255
+    values = _images.deep_as_float(_images.read(path))[..., :3]
+    values = values.astype(np.float32) / 255 if values.dtype == np.uint8 else values
     return values if values.shape[2] == 3 else np.repeat(values[..., :1], 3, axis=2)
 
 

@@ -1,6 +1,7 @@
 """Photographs of any size to cut patches from, wherever they come from, and the patches."""
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from jaxpurify import datasets, images
 from jaxpurify.checks import kind
 from jaxpurify.datasets import npz, tfds_source
 from jaxpurify.datasets.dataset import Dataset, to_float
-from jaxpurify.datasets.folders import ENDINGS
 from jaxpurify.datasets.photos import photographs
 from jaxpurify.files import expanded
+from jaxpurify.formats import ENDINGS
+from jaxpurify.listing import list_images, some
 from jaxpurify.transforms.resampling import LONG, resampling_band, resampling_matrix
 
 SYMMETRIES = 8  # four turns, each flipped or not
@@ -60,10 +62,14 @@ def _named(data: str | os.PathLike, split: str) -> Sequence[np.ndarray]:
         return tfds_source.read_images(str(data), split=split)
     if not path.is_dir():
         return list(datasets.load(data, split=split).images)  # which says what could be meant
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS)
-    if not files:
+    listing = list_images(path)
+    if not listing.images:
         raise ValueError(f"{path} has no images, expected files that end in {', '.join(ENDINGS)}")
-    return [images.read(file) for file in files]
+    if listing.others:
+        warnings.warn(f"{path}: left out what is no image: {some(each.name for each in listing.others)}", stacklevel=3)
+    for sentence in listing.broken:
+        warnings.warn(f"left out: {sentence}", stacklevel=3)
+    return [images.deep_as_float(images.read(file)) for file in listing.images]
 
 
 def _coloured(picture: np.ndarray, number: int) -> np.ndarray:

@@ -17,6 +17,10 @@ def pixels(path):
     return np.asarray(Image.open(path))
 
 
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def test_a_file_becomes_what_the_library_makes_of_it(cli, photo, tmp_path):
     image = photo("a.png")
     assert cli("purify", "a.png", "b.png", *SPEC) == (0, "purified a.png into b.png\n", "")
@@ -39,7 +43,7 @@ def test_a_folder_keeps_its_names_and_skips_what_is_no_image(cli, photo, tmp_pat
     code, out, err = cli("purify", "in", "out", *SPEC)
     assert (code, err) == (0, "")
     assert out == "purified 4 images of in into out; left out what is no image: notes.txt\n"
-    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("[!.]*.*"))
     assert written == sorted([*images, "d.png"])
     for name, image in images.items():
         np.testing.assert_array_equal(pixels(tmp_path / "out" / name), purify(SMOOTH, image))
@@ -66,7 +70,7 @@ def test_one_bad_file_is_named_and_the_others_are_purified(cli, photo, tmp_path)
     assert out == "purified 2 images of in into out\n"
     assert err.startswith("jaxpurify: in/b.png cannot be read as an image")
     assert err.count("\n") == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    assert names_in(tmp_path / "out") == ["a.png", "c.png"]
 
 
 def test_a_photograph_is_turned_upright(cli, tmp_path):
@@ -149,7 +153,7 @@ def test_memory_is_bounded(cli, photo, tmp_path, monkeypatch, pixels_at_a_time):
     for number in range(3):
         photo(f"in/{number}.png")
     assert cli("purify", "in", "out", "--purifier", "none").code == 0
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(names_in(tmp_path / "out")) == 3
 
 
 def test_an_image_that_the_purifier_cannot_take_does_not_stop_the_others(cli, photo, tmp_path):
@@ -160,4 +164,4 @@ def test_an_image_that_the_purifier_cannot_take_does_not_stop_the_others(cli, ph
     assert "purified 2 images" in out
     assert err.startswith("jaxpurify: in/b.png: ")
     assert err.count("\n") == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    assert names_in(tmp_path / "out") == ["a.png", "c.png"]

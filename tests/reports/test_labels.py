@@ -96,8 +96,9 @@ def test_a_class_without_a_readable_image_is_refused_and_an_empty_one_is_not(tmp
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".gitkeep").touch()
     assert datasets.load(tmp_path).class_names == ("cat", "dog", "empty")
-    shade(tmp_path / "ship" / "a.gif", 1)
-    with pytest.raises(ValueError, match=r"ship must hold images that end in .*, got a\.gif: convert"):
+    (tmp_path / "ship").mkdir()
+    (tmp_path / "ship" / "a.heic").write_bytes(b"of a kind that is not read")
+    with pytest.raises(ValueError, match=r"ship must hold images that end in .*, got a\.heic: convert"):
         datasets.load(tmp_path)
 
 
