@@ -227,10 +227,9 @@ class _Walk:
             text, self.hidden = name, True
         plain = re.sub(r" at 0x[0-9a-fA-F]+", "", text)
         package = cls.__module__.partition(".")[0]
-        if package in _SPOKEN or package == "builtins":
-            return plain
-        if package in sys.stdlib_module_names:
-            self.hidden |= plain != text
+        if package in _SPOKEN or package in sys.stdlib_module_names:
+            # An address in the place of what it holds, or an array of which a part is shown.
+            self.hidden |= (package not in _SPOKEN and plain != text) or "array(" in text.lower()
             return plain
         self.hidden = True  # what another library's object computes with may not all be here
         array = _read(value)
