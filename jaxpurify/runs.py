@@ -49,7 +49,7 @@ class Lock:
                     return
                 by = owner.decode("utf-8", "replace").strip("\0\n") or "another process"
                 raise ValueError(
-                    f"{what} is being written by {by}: wait until that is done, or choose another folder"
+                    f"{what} is being written by {by}: wait until that is done, or choose another"
                 ) from None
             if _is_at(file, path):  # and was not removed by its last owner in between
                 self._file = file
@@ -196,6 +196,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name in ("arguments", "environment"):
         if not isinstance(config.get(name), dict):
             raise ValueError(f"it holds no {name}")
+    if config.get("sha256", known := identity(config["arguments"])) != known:
+        raise ValueError("its arguments have changed since they were written")
     if not isinstance(config.get("taken_up_in", []), list):
         raise ValueError("its taken_up_in is no list")
     return config

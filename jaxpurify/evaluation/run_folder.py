@@ -123,7 +123,8 @@ class RunFolder:
     def _write_config(self, config: dict[str, Any], before: dict[str, Any] | None) -> None:
         here, path = environment(), self.path / "config.json"
         if before is None:
-            write_json(path, {"format": FORMAT, "arguments": config, "environment": here})
+            whole = {"format": FORMAT, "arguments": config, "sha256": runs.identity(config), "environment": here}
+            write_json(path, whole)
         elif here not in (known := [before["environment"], *before.get("taken_up_in", [])]):
             # Other versions may give other bits: a reader should know.
             write_json(path, before | {"taken_up_in": [*known[1:], here]})

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpurify import runs
-from jaxpurify.files import expanded
+from jaxpurify.files import expanded, write_json
 
 NOTES, SCORES = "_CHECKPOINT_METADATA", "metrics/metrics"  # Orbax' own names
+SUMS = "sha256.json"  # ours, in the folder of a checkpoint: what its files hold
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -72,7 +73,10 @@ class Checkpoints:
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except Exception as error:  # Orbax raises whatever it meets
-            raise ValueError(f"the checkpoints in {self.folder} cannot be read: {_cause(error)}") from error
+            steps = ", ".join(map(str, self._notes)) or "none"
+            raise ValueError(
+                f"the checkpoints in {self.folder} (of steps {steps}) cannot be read: {_cause(error)}"
+            ) from error
         self._ocp = ocp
 
     @property
@@ -92,7 +96,7 @@ class Checkpoints:
         scores: dict[str, float] | None,
         *,
         waiting: Sequence[dict[str, float]] = (),
-        lines: int = 0,
+        log: tuple[int, str] = (0, ""),
     ) -> None:
         """Write a checkpoint.
 
@@ -101,7 +105,7 @@ class Checkpoints:
             state: any pytree of arrays.
             scores: what the network reached on images held out, by name; None if it was not scored.
             waiting: measures of the steps since the last line of the log.
-            lines: how many the log has.
+            log: how many lines the log has, and their hash.
 
         Raises:
             OSError: if it cannot be written: a full disk, say. What was there before is kept.
@@ -110,7 +114,8 @@ class Checkpoints:
         notes = {
             "run": self.identity or "",
             "waiting": list(waiting),
-            "lines": lines,
+            "lines": log[0],
+            "log": log[1],
             "scores": scores or {},
             "structure": _structure(named),
             "sha256": _digest(named),
@@ -120,6 +125,7 @@ class Checkpoints:
                 step, args=self._ocp.args.StandardSave(named), metrics=scores or {}, custom_metadata=notes
             )
             self._manager.wait_until_finished()
+            write_json(self.folder / str(step) / SUMS, _sums(self.folder / str(step)))
             self._notes[step] = notes
         except Exception as error:  # Orbax and TensorStore raise whatever they meet: ValueError, RuntimeError, OSError
             for partial in self.folder.glob(f"{step}.*"):
@@ -156,6 +162,7 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self.folder} is of another network, and cannot be read into this "
                 "one: choose another folder"
             )
+        _check_sums(self.folder, step, last=step == self.last)  # Orbax leaves half-done reads of what is damaged behind
         restored: Any = None
         cause = ""
         try:
@@ -181,9 +188,9 @@ class Checkpoints:
         return [] if self.last is None else list(self._notes[self.last]["waiting"])
 
     @property
-    def lines(self) -> int:
-        """How many lines the log had when the last checkpoint was saved."""
-        return 0 if self.last is None else self._notes[self.last]["lines"]
+    def log(self) -> tuple[int, str] | None:
+        """How many lines the log had when the last checkpoint was saved, and their hash; None without a checkpoint."""
+        return None if self.last is None else (self._notes[self.last]["lines"], self._notes[self.last]["log"])
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -197,7 +204,7 @@ def read_notes(folder: Path) -> dict[int, dict[str, Any]]:
         folder: of the checkpoints; it need not exist.
 
     Returns:
-        By step: ``run``, ``waiting``, ``lines``, ``scores``, ``structure`` and ``sha256``.
+        By step: ``run``, ``waiting``, ``lines``, ``log``, ``scores``, ``structure`` and ``sha256``.
 
     Raises:
         ValueError: if one of them is damaged, naming the file, and the folder of the checkpoint to remove.
@@ -206,7 +213,45 @@ def read_notes(folder: Path) -> dict[int, dict[str, Any]]:
     return {step: _read_notes(folder, step, last=step == steps[-1]) for step in steps}
 
 
+def _sums(step: Path, *names: str) -> dict[str, str]:
+    """Hash files of a checkpoint, all of them by default."""
+    paths = [step / name for name in names] or sorted(path for path in step.rglob("*") if path.is_file())
+    found = {}
+    for path in paths:
+        if path.name != SUMS:
+            with open(path, "rb") as file:
+                found[path.relative_to(step).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _check_sums(folder: Path, step: int, *names: str, last: bool) -> None:
+    """Refuse a checkpoint whose files are not those that were written; one that was not hashed passes."""
+    place = folder / str(step)
+    try:
+        noted = runs.parse((place / SUMS).read_bytes())
+        if not isinstance(noted, dict):
+            raise ValueError("it holds no object")
+    except FileNotFoundError:
+        return  # killed just before
+    except OSError as error:
+        raise damaged(folder, step, f"{place / SUMS}: {runs.reason(error)}", last=last) from None
+    except ValueError as error:
+        raise damaged(folder, step, f"{place / SUMS}: {error}", last=last) from None
+    for name in names or noted:
+        path = place / name
+        try:
+            same = _sums(place, name).get(name) == noted.get(name)
+        except PermissionError:
+            raise ValueError(f"{path} cannot be read (Permission denied): let it be read, to go on") from None
+        except (OSError, ValueError) as error:
+            raise damaged(folder, step, f"{path}: {runs.reason(error)}", last=last) from None
+        if not same:
+            empty = "is empty" if not path.stat().st_size else "has changed since it was written"
+            raise damaged(folder, step, f"{path} {empty}", last=last)
+
+
 def _read_notes(folder: Path, step: int, *, last: bool) -> dict[str, Any]:
+    _check_sums(folder, step, NOTES, SCORES, last=last)
     read: list[Any] = []
     for name in (NOTES, SCORES):
         path = folder / str(step) / name
@@ -219,7 +264,7 @@ def _read_notes(folder: Path, step: int, *, last: bool) -> dict[str, Any]:
         except ValueError as error:
             raise damaged(folder, step, f"{path}: {error}", last=last) from None
     notes = read[0].get("custom_metadata") if isinstance(read[0], dict) else None
-    kinds = {"run": str, "waiting": list, "lines": int, "scores": dict, "structure": str, "sha256": str}
+    kinds = {"run": str, "waiting": list, "lines": int, "log": str, "scores": dict, "structure": str, "sha256": str}
     if not isinstance(notes, dict) or any(not isinstance(notes.get(name), kind) for name, kind in kinds.items()):
         raise damaged(folder, step, f"{folder / str(step) / NOTES} does not hold what was noted", last=last)
     if not all(map(_are_measures, [*notes["waiting"], notes["scores"]])):

@@ -46,8 +46,8 @@ def claim(run: Path, arguments: dict[str, Any], *, data: str) -> tuple[runs.Lock
     lock = runs.lock_folder(run)
     try:
         if not _check(run, arguments, identity):
-            about = {"format": FORMAT, "arguments": arguments, "from": data, "environment": environment()}
-            write_json(run / "config.json", about)
+            about = {"format": FORMAT, "arguments": arguments, "sha256": identity}
+            write_json(run / "config.json", about | {"from": data, "environment": environment()})
     except BaseException:
         lock.close()
         raise

@@ -1,6 +1,7 @@
 """What a training run writes as it goes: measures as JSON lines and for TensorBoard, the loss curve, and samples."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -26,25 +27,25 @@ class Journal:
     Args:
         run: the run folder.
         step: how many steps are done: what was written about later ones by a run that was killed is forgotten.
-        lines: how many lines there were about these steps; None where that is not known.
+        written: how many lines there were about these steps, and their ``digest``; None where that is not known.
 
     Raises:
         ValueError: if a line is damaged, or lines are missing; the file is left as it is.
     """
 
-    def __init__(self, run: Path, *, step: int, lines: int | None = None):
+    def __init__(self, run: Path, *, step: int, written: tuple[int, str] | None = None):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self.run = run
         self.records = [record for record in read_records(run) if record["step"] <= step]
-        if lines is not None and lines != len(self.records):
+        if written is not None and self.digest() != written:
+            differs = "these have changed" if len(self.records) == written[0] else f"the run wrote {written[0]}"
             raise ValueError(
-                f"{run / METRICS} holds {len(self.records)} lines about the first {step} steps, where the run wrote "
-                f"{lines}: put the file back as it was, or choose another folder"
+                f"{run / METRICS} holds {len(self.records)} lines about the first {step} steps, where {differs}: put "
+                "the file back as it was, or choose another folder"
             )
-        text = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_whole(run / METRICS, lambda file: file.write(text.encode()))
+        write_whole(run / METRICS, lambda file: file.write(self._text().encode()))
         self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
         (run / "tensorboard").mkdir(exist_ok=True)
         # Not by a SummaryWriter: its thread dies on a full disk, and the training then waits for it for ever.
@@ -62,6 +63,17 @@ class Journal:
             self._file.close()
         with contextlib.suppress(OSError) if any(error) else contextlib.nullcontext():
             self._board.close()
+
+    def _text(self) -> str:
+        return "".join(json.dumps(record) + "\n" for record in self.records)
+
+    def digest(self) -> tuple[int, str]:
+        """Return how many lines there are, and a hash of them.
+
+        Returns:
+            What a checkpoint notes.
+        """
+        return len(self.records), hashlib.sha256(self._text().encode()).hexdigest()
 
     def sync(self) -> None:
         """Have the lines on the disk, before a checkpoint counts them."""

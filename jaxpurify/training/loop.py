@@ -209,7 +209,7 @@ class Run:
         try:
             if checkpoints.last is not None:
                 state = checkpoints.restore(state)
-            with Journal(self.run, step=int(state.step), lines=checkpoints.lines) as journal:
+            with Journal(self.run, step=int(state.step), written=checkpoints.log) as journal:
                 state = self._steps(state, checkpoints, journal)
                 journal.curve()
                 return self._trained(state, journal, checkpoints)
@@ -250,7 +250,7 @@ class Run:
                 if done % recipe.save_every == 0 or last or interruption.asked:
                     waiting = self._measured(waiting, done, saved)
                     journal.sync()
-                    checkpoints.save(done, state, scores, waiting=waiting, lines=len(journal.records))
+                    checkpoints.save(done, state, scores, waiting=waiting, log=journal.digest())
                     saved = done
                 if interruption.asked and not last:
                     raise KeyboardInterrupt

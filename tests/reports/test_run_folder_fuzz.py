@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
         checkpoints = opened(run, identity)
         for step in (2, 4):
             journal.write("train", step, {"loss": 1 / step})
-            checkpoints.save(step, STATE, {"loss": 1 / step}, waiting=[{"loss": 0.5}], lines=len(journal.records))
+            checkpoints.save(step, STATE, {"loss": 1 / step}, waiting=[{"loss": 0.5}], log=journal.digest())
         checkpoints.close()
     shutil.rmtree(run / "tensorboard")
     return run
@@ -82,7 +82,7 @@ def read_training(run, _):
             if step == 4:
                 assert np.array_equal(state["weights"], STATE["weights"]), "changed weights are read"
                 assert checkpoints.waiting() == [{"loss": 0.5}]
-            with Journal(run, step=step or 0, lines=checkpoints.lines) as journal:
+            with Journal(run, step=step or 0, written=checkpoints.log) as journal:
                 if step == 4:
                     assert [each["loss"] for each in journal.records] == [0.5, 0.25], "another log is read"
         finally:
@@ -200,6 +200,7 @@ def test_any_field_of_the_arguments_that_is_something_else_is_named(evaluated, t
         for key in path[:-1]:
             parent = parent[key]
         parent[path[-1]] = FIELDS[number % len(FIELDS)]
+        other["sha256"] = runs.identity(other["arguments"])
         (run / "config.json").write_text(json.dumps(other))
         with contextlib.suppress(ValueError), naming("config.json", "records.csv"):
             found = Evaluation.load(run)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -325,6 +326,9 @@ def test_a_cut_last_line_of_the_log_is_left_out_and_lost_lines_are_named(trained
     with pytest.raises(ValueError, match=r"metrics\.jsonl holds \d lines about the first 6 steps, where the run"):
         train(folder)
     assert path.read_bytes() == whole[: len(whole) // 2]
+    path.write_bytes(whole.replace(b'"loss": 0.', b'"loss": 1.', 1))
+    with pytest.raises(ValueError, match=r"holds 6 lines about the first 6 steps, where these have changed"):
+        train(folder)
 
 
 SMALL = {"emptied": b"", "cut": b'{"lo', "null": b"null", "zeros": bytes(9), "no UTF-8": b"\xff\xfe", "a list": b"[]"}
@@ -464,3 +468,62 @@ def test_a_folder_that_cannot_be_written_says_why(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
+
+
+SCRIPT = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+import jaxpurify as jp
+from jaxpurify.training import Recipe, SuperResolution, fit
+
+rng = np.random.default_rng(0)
+weights, images = np.float32(rng.normal(size=(192, 3))), np.float32(rng.uniform(size=(24, 8, 8, 3)))
+network = lambda images: (images - 0.5).reshape(images.shape[0], -1) @ weights
+jp.evaluate(network, {"dark": lambda images: 0.5 * images}, (images, np.asarray(network(images)).argmax(axis=1)),
+    attacks=jp.attacks.PGD(epsilon=0.1, steps=20), threat_models=("blind", "full"), batch_size=2,
+    run=sys.argv[1] + "/evaluation", progress=False)
+recipe = Recipe(batch_size=4, average=0.9, held_out=0.2, log_every=2, score_every=5, save_every=3)
+pictures = list(rng.integers(0, 256, (10, 24, 24, 3), np.uint8))
+fit(SuperResolution(features=4, blocks=1, patch=8), pictures, steps=25, run=sys.argv[1] + "/training",
+    key=jax.random.key(0), recipe=recipe)
+"""
+
+
+def start(folder):
+    environment = os.environ | {"PYTHONPATH": str(Path(jp.__file__).parent.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache")}
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    return subprocess.Popen(command, env=environment | cache, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder):
+    process = start(folder)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+
+
+def written(folder):
+    names = ("evaluation/records.csv", "evaluation/summary.json", "training/weights.safetensors")
+    return [(folder / name).read_bytes() for name in names], log_of(folder / "training")
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_and_twice_in_one_folder_is_unbroken(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(whole)
+    begun = time.monotonic()
+    finish(tmp_path / "again")  # with the compiled programs of the first: as long as those that are killed
+    longest = time.monotonic() - begun
+    chance = random.Random(0)
+    for _ in range(10):
+        process = start(broken)
+        time.sleep(chance.uniform(0.3, 1.0) * longest)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    processes = [start(broken), start(broken)]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0 or "is being written by process" in error.strip().splitlines()[-1], error
+    finish(broken)
+    assert written(broken) == written(whole)
+    assert not [path for path in broken.rglob(".*") if path.name != ".lock"]
