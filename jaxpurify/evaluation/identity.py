@@ -165,14 +165,25 @@ class _Walk:
 
     def _globals(self, function: Any) -> dict[str, Any]:
         """Return the global variables that a function reads, and those of other modules of the user's."""
-        found, names = {}, sorted(_names(function.__code__))
+        names = sorted(_names(function.__code__))
+        found: dict[str, Any] = {}
+        modules: dict[str, types.ModuleType] = {}
         for name in names:
             value = function.__globals__.get(name, sys.modules.get(name))
             if isinstance(value, types.ModuleType):
-                if not _is_installed(value.__name__):
-                    found |= {f"{name}.{other}": vars(value)[other] for other in names if other in vars(value)}
+                modules[value.__name__] = value
             elif name in function.__globals__:
                 found[name] = value
+        waiting = [module for module in modules.values() if not _is_installed(module.__name__)]
+        for module in waiting:  # modules within them come in while they are looked at
+            for name in names:
+                value = vars(module).get(name)
+                if isinstance(value, types.ModuleType):
+                    if value.__name__ not in modules and not _is_installed(value.__name__):
+                        modules[value.__name__] = value
+                        waiting.append(value)
+                elif name in vars(module):
+                    found[f"{module.__name__}.{name}"] = value
         return found
 
     def _code(self, code: types.CodeType, within: tuple[int, ...]) -> str:

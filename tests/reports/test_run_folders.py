@@ -1,6 +1,7 @@
 """Run folders: whatever is cut, lost, changed or shared, the records of an unbroken run or one sentence."""
 
 import functools
+import importlib
 import os
 import random
 import shutil
@@ -229,6 +230,25 @@ def test_weights_in_a_global_variable_are_told_apart(monkeypatch, function):
     assert weights_of(function) == first
     monkeypatch.setitem(globals(), "GLOBAL", near(WEIGHTS))
     assert weights_of(function) != first
+
+
+def test_weights_in_modules_of_the_users_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "own_models").mkdir()
+    (tmp_path / "own_models" / "__init__.py").write_text("from own_models import weights, network")
+    (tmp_path / "own_models" / "weights.py").write_text("import numpy as np\nW = np.ones((48, 3), np.float32)")
+    (tmp_path / "own_models" / "network.py").write_text("def scale(images):\n    return 2 * images")
+    monkeypatch.syspath_prepend(tmp_path)
+    models = importlib.import_module("own_models")
+    source = "def model(images):\n    images = own_models.network.scale(images)\n"
+    source += "    return images.reshape(len(images), -1) @ own_models.weights.W"
+    names = {"own_models": models, "__name__": "__main__"}
+    exec(source, names)
+    first = weights_of(names["model"])
+    assert weights_of(names["model"]) == first
+    models.weights.W[3, 1] = np.nextafter(np.float32(1), np.float32(2))
+    second = weights_of(names["model"])
+    monkeypatch.setattr(models.network, "scale", lambda images: 3 * images)
+    assert len({first, second, weights_of(names["model"])}) == 3
 
 
 def test_weights_and_buffers_of_a_torch_module_are_told_apart():
