@@ -1,6 +1,7 @@
 """``jaxpurify attack``: write images attacked with the full budget, fit to be shown to any model."""
 
 import csv
+import hashlib
 import io
 import os
 import shutil
@@ -14,6 +15,7 @@ from tyro import conf
 from jaxpurify.cli.options import Input, Machine, Specification, joined
 from jaxpurify.files import expanded, partial_beside, write_whole
 from jaxpurify.progress import Progress
+from jaxpurify.runs import Lock
 
 
 @joined
@@ -65,6 +67,7 @@ def attack(
     attacked = wrap(stage)
     data, classifier = input.load()
     _check_writable(path)
+    _claimed = _claim(path)
     images, labels, count = data.images, data.labels, len(data)
     exact, ball = path.suffix.lower() == ".npz", {"norm": search.norm, "epsilon": search.epsilon}
     if not exact:
@@ -136,6 +139,17 @@ def _check_writable(path: Path) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         reason = "is not writable" if parent.is_dir() else "is a file, not a folder"
         raise ValueError(f"{path} cannot be written: {parent} {reason}")
+
+
+def _claim(path: Path) -> Lock:
+    """Refuse a target that another process is writing; the lock lies in the folder that is there already."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    name = hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    lock = Lock(parent / f".{name}.lock", what=str(path))
+    if path.exists():
+        lock.close()
+        raise ValueError(f"{path} is there already: choose another name")
+    return lock
 
 
 def _write_npz(path: Path, found: Any, data: Any) -> None:

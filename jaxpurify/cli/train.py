@@ -240,7 +240,8 @@ def _train(kind: str, task: Any, recipe: Any, where: Where, machine: Devices, *,
     print(f"Measures, curve and samples as it goes: {folder}", flush=True)
     trained = run.finish()
     reached = [record for record in trained.records if record["kind"] == "held out"] or trained.records
-    print(f"{reached[-1]['kind']}: {shown(reached[-1])}, after {time.perf_counter() - start:.0f} s")
+    said = f"{reached[-1]['kind']}: {shown(reached[-1])}" if reached else "done"
+    print(f"{said}, after {time.perf_counter() - start:.0f} s")
     print(f"The weights: {folder / 'weights.safetensors'}")
     print(f"Next: {_next(kind, told, where, folder / 'weights.safetensors')}")
     return 0

@@ -1,5 +1,6 @@
 """The evaluation: every purifier under every threat model and attack, scored on the true defended model."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxpurify import runs
 from jaxpurify.attacks.result import Best
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.plan import Cell, Plan
@@ -14,6 +16,7 @@ from jaxpurify.evaluation.result import Evaluation
 from jaxpurify.evaluation.run_folder import NOT_FINITE, UNRELIABLE, Record, RunFolder
 from jaxpurify.evaluation.scoring import Batch
 from jaxpurify.evaluation.threat_models import LADDER, ThreatModel
+from jaxpurify.files import expanded
 from jaxpurify.metrics.norms import check_perturbations
 from jaxpurify.models import attribute
 from jaxpurify.progress import Progress
@@ -44,9 +47,10 @@ def evaluate(
     say so, and the worst case reads "at most".
 
     With ``run``, every batch is on disk as soon as it is done, and the same call takes a killed run up where it was
-    left, to the same records. A folder that holds an evaluation with other arguments, weights or data is refused. A
-    plain function has no weights to compare, therefore what the defended models say about the first image is compared
-    too.
+    left, to the same records. A folder that holds an evaluation with other arguments, weights or data is refused, and
+    so is one that another process is writing to. Weights are compared wherever they are: leaves of a JAX model, a
+    PyTorch module's parameters and buffers, what a function closes over or reads from global variables. Where an object
+    does not show what it holds, the logits of the first batch are compared, exactly on the CPU.
 
     Args:
         classifier: images to logits; anything that ``jaxpurify.classifier`` takes.
@@ -73,6 +77,8 @@ def evaluate(
         ValueError: on bad arguments, and on models that couple images or draw without a key, in one sentence, before
             anything is written.
     """
+    if run is not None:
+        runs.check_unclaimed(expanded(run))
     plan = Plan(
         classifier,
         purifiers,
@@ -85,14 +91,14 @@ def evaluate(
         epsilons=epsilons,
         noise_draws=noise_draws,
     )
-    folder = None if run is None else RunFolder(run, plan.config)
-    session = _Session(plan, folder)
-    with Progress("evaluating", plan.calls(), enabled=progress) as bar:
-        records = session.records(bar)
-    evaluation = Evaluation(records=records, config=plan.config, run=None if folder is None else folder.path)
-    if folder is not None:
-        folder.write_records(records)
-        evaluation.write()
+    with contextlib.nullcontext() if run is None else RunFolder(run, plan.config) as folder:
+        session = _Session(plan, folder)
+        with Progress("evaluating", plan.calls(), enabled=progress) as bar:
+            records = session.records(bar)
+        evaluation = Evaluation(records=records, config=plan.config, run=None if folder is None else folder.path)
+        if folder is not None:
+            folder.write_records(records)
+            evaluation.write()
     return evaluation
 
 
@@ -142,11 +148,13 @@ class _Session:
         if self.folder is None:
             return [run_folder.rounded(record) for record in compute()]
         path = self.folder.part(*names)
-        if not path.exists():
-            run_folder.write_csv(path, compute())
+        records = self.folder.read_part(path)
+        if records is None:
+            records = [run_folder.rounded(record) for record in compute()]
+            self.folder.write_part(path, records)
         elif skipped is not None:
             skipped()
-        return run_folder.read_csv(path)
+        return records
 
     def _search(self, cell: Cell, name: str, batch: Batch, bar: Progress) -> _Found:
         """Return what an attack finds, computed once for all purifiers and threat models whose target is one object."""

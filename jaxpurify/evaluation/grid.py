@@ -1,13 +1,12 @@
 """A few images of one attack: clean, attacked, perturbation, purified, and what the purifier left or lost."""
 
 import os
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxpurify import files
+from jaxpurify import files, runs
 from jaxpurify.evaluation.drawing import PIXELS_PER_INCH, RIGHT, WRONG, drawable, magnification, resized, short
 
 EXAMPLE = ("clean", "attacked", "purified", "labels", "before", "after", "names")
@@ -90,10 +89,31 @@ def read_example(example: str | os.PathLike, *names: str) -> dict[str, np.ndarra
     example = files.expanded(example)
     try:
         with open(example, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names or EXAMPLE}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        expected = f"expected an .npz file with {', '.join(EXAMPLE)}"
-        raise ValueError(f"{example} is no example of an evaluation: {expected}") from None
+            found = {name: arrays[name] for name in names or EXAMPLE}
+        _check(found)
+        return found
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever they meet in a damaged file
+        why = f" ({runs.reason(error)})" if isinstance(error, OSError) else ""
+        raise ValueError(
+            f"{example} is no example of an evaluation{why}: expected an .npz file with {', '.join(EXAMPLE)}; move it "
+            "away to draw the report without it"
+        ) from None
+
+
+def _check(arrays: dict[str, np.ndarray]) -> None:
+    """Refuse arrays that do not belong together."""
+    count = len(arrays.get("clean", ()))
+    for name, array in arrays.items():
+        if name == "names":
+            fits = array.shape == (3,) and array.dtype.kind == "U"
+        elif name in ("clean", "attacked", "purified"):
+            fits = array.ndim == 4 and 0 < len(array) == count and min(array.shape) > 0 and array.dtype.kind == "f"
+        else:
+            fits = array.shape == (count,) and array.dtype.kind in "iu"
+        if not fits:
+            raise ValueError(name)
+    if "attacked" in arrays and arrays["attacked"].shape != arrays["clean"].shape:
+        raise ValueError("attacked")
 
 
 def _coloured(images: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What an evaluation will do: its arguments, checked, and all that follows from them before any attack begins."""
 
 import dataclasses
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,10 @@ from jaxpurify.attacks.attack import Attack
 from jaxpurify.attacks.cascade import Cascade
 from jaxpurify.attacks.tracing import check_same_count
 from jaxpurify.checks import check_batch_size
+from jaxpurify.classifiers import Function
 from jaxpurify.datasets.classes import are_ordered, check_class_count
 from jaxpurify.evaluation import arguments
-from jaxpurify.evaluation.identity import describe, fingerprint
+from jaxpurify.evaluation.identity import describe, fingerprint, identify
 from jaxpurify.evaluation.probes import decides, gradient_agreement, leaves_range
 from jaxpurify.evaluation.scoring import Batch, Scorer, unusable
 from jaxpurify.evaluation.threat_models import (
@@ -147,7 +149,7 @@ class Plan:
     def _probe(self) -> dict[str, list[float | None]]:
         """Run one batch through all defended models, so that bad arguments are met before anything is written."""
         batch, bare = self.batch(0), arguments.undefended(self.purifiers)
-        answers = {}
+        answers, said = {}, hashlib.sha256()
         for name, purifier in self.purifiers.items():
             logits = self.scorer.logits(name, batch, batch.clean, draws=1)[0]
             if (wrong := unusable(logits)).any():
@@ -159,12 +161,14 @@ class Plan:
                     f"{remedy}"
                 )
             answers[name] = [float(f"{float(x):.6g}") if np.isfinite(float(x)) else None for x in logits[0, :10]]
+            said.update(np.ascontiguousarray(logits).tobytes())
             self.classes = logits.shape[1]
             _images.check_labels(self.data.labels, len(self.data.images), classes=self.classes)
             check_class_count(self.data.class_names, self.classes, data=self.data.name)
             if not isinstance(purifier, Identity):
                 check_independence(purifier, batch.clean, self.key, name=f"purifier {name!r}")
             check_independence(self._defended(name), batch.clean, self.key, name=f"classifier behind {name!r}")
+        self.said = said.hexdigest()
         probed = self.data.images[:PROBED]
         images = self.data.images
         self.agreement = {name: gradient_agreement(self._defended(name), images, self.key) for name in self.purifiers}
@@ -275,6 +279,10 @@ class Plan:
         return (name, cell.threat.name) in self.targets and (name, cell.threat.name, cell.attack) not in self.skipped
 
     def _config(self, epsilons: tuple[float, ...], noise_draws: int) -> dict[str, Any]:
+        weights, seen = identify(_unnamed(self.classifier))
+        # Other machines round otherwise, and an accelerator may do so from one run to the next.
+        exact = not all([seen, *(identify(p)[1] for p in self.purifiers.values())])
+        exact &= self.where.devices[0].platform == "cpu"
         data, coupled = self.data, [name for name, p in self.purifiers.items() if attribute(p, "couples_images")]
         return {
             "data": {"name": data.name, "images": len(data.images), "sha256": fingerprint((data.images, data.labels))},
@@ -283,7 +291,7 @@ class Plan:
             "ordered_classes": are_ordered(data.class_names, getattr(self.classifier, "class_names", None)),
             "classifier": {
                 "name": getattr(self.classifier, "name", type(self.classifier).__name__),
-                "weights": fingerprint(self.classifier),
+                "weights": weights,
             },
             "purifiers": {name: describe(purifier) for name, purifier in self.purifiers.items()},
             "undefended": arguments.undefended(self.purifiers),
@@ -313,7 +321,7 @@ class Plan:
             "agreement": self.agreement,
             "couples_images": coupled,
             "answers": self.answers,
-        }
+        } | ({"logits": self.said} if exact else {})
 
     def _per_image(self) -> dict[str, dict[str, float]]:
         """Return the mean size of each attack that has one for each image, by threat model and attack."""
@@ -381,3 +389,8 @@ class Plan:
             and self.tries(other, name)
             and other.known(target) == known
         ]
+
+
+def _unnamed(classifier: Any) -> Any:
+    """Return a classifier without the name that reports call it."""
+    return dataclasses.replace(classifier, name="") if isinstance(classifier, Function) else classifier

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpurify.evaluation import run_folder
 from jaxpurify.evaluation.knowledge import at_most, masked
-from jaxpurify.evaluation.run_folder import Record
+from jaxpurify.evaluation.records import ANEW, Record, check_arguments, check_records
 from jaxpurify.files import expanded, write_json
 from jaxpurify.metrics.accuracy import Interval, attack_success_rate, destruction_rate, robust_accuracy, wilson
 
@@ -47,9 +47,17 @@ class Evaluation:
         """
         path = expanded(run)
         config = run_folder.read_config(path)["arguments"]
+        try:
+            check_arguments(config)
+        except ValueError as error:
+            raise ValueError(
+                f"{path / 'config.json'} is not what an evaluation wrote ({error}): put it back, or move it away and "
+                f"{ANEW}"
+            ) from None
         records = run_folder.read_csv(path / "records.csv")
         if not records:
             raise ValueError(f"{path} holds no record yet: start the same evaluation again to finish it")
+        check_records(records, config, path / "records.csv")
         return cls(records=records, config=config, run=path)
 
     @property

@@ -1,42 +1,26 @@
 """An evaluation on disk: written as it goes, each file whole or not at all, and taken up again where it was left."""
 
-import csv
 import hashlib
-import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxpurify import files
+from jaxpurify import files, runs
 from jaxpurify.environment import environment
+from jaxpurify.evaluation.records import COLUMNS as COLUMNS
+from jaxpurify.evaluation.records import NOT_FINITE as NOT_FINITE
+from jaxpurify.evaluation.records import UNRELIABLE as UNRELIABLE
+from jaxpurify.evaluation.records import Record as Record
+from jaxpurify.evaluation.records import as_csv, parse_csv
+from jaxpurify.evaluation.records import format_value as format_value
+from jaxpurify.evaluation.records import read_csv as read_csv
+from jaxpurify.evaluation.records import rounded as rounded
 from jaxpurify.files import write_json
-
-COLUMNS = (
-    "image",
-    "label",
-    "purifier",
-    "threat_model",
-    "attack",
-    "norm",
-    "epsilon",
-    "scoring",
-    "correct",
-    "selection",
-    "prediction",
-    "loss",
-    "margin",
-    "distance",
-    "forwards",
-    "backwards",
-    "status",
-)
-Record = dict[str, Any]
-NOT_FINITE = 2  # the status of an image about which the search, or the defended model, met NaN or infinity
-UNRELIABLE = 3  # of one that stands where the search met a gradient of zero alone
 
 
 def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
@@ -54,46 +38,93 @@ def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
 _PLACES = (("data", "name"), ("classifier", "name"))
 # What follows from the rest, and was measured in floating point.
 _MEASURED = ("agreement", "stand_in", "upper_bounds")
+# Of what a run folder holds. 2: parts carry the identity of their evaluation, and all of the weights is compared.
+FORMAT = 2
 
 
 class RunFolder:
     """The folder of one evaluation: ``config.json``, parts, adversarial images, examples; then what is drawn from them.
+
+    It is claimed until it is closed; a context manager.
 
     Args:
         path: the folder; made if it is not there.
         config: every argument; a folder that holds another evaluation is refused.
 
     Raises:
-        ValueError: if the folder cannot be written, or holds another evaluation; nothing is written then.
+        ValueError: if the folder cannot be written, is being written to by another process, or holds another
+            evaluation; nothing is written then.
     """
 
     def __init__(self, path: str | os.PathLike, config: dict[str, Any]):
         self.path = files.expanded(path)
-        existing = self.path / "config.json"
         config = json.loads(json.dumps(config))
-        before = read_config(self.path) if existing.exists() else None
-        if before is not None:
-            changed = differences(before["arguments"], config)
-            if changed:
-                raise ValueError(
-                    f"run folder {path} holds an evaluation with other {', '.join(changed)}: "
-                    "give the same arguments to take it up again, or choose another folder"
-                )
+        self.identity = runs.identity(_identifying(config))
+        self._check(path, config)  # before the folder is made or claimed
         try:
             (self.path / "parts").mkdir(parents=True, exist_ok=True)
-            (self.path / "parts" / ".writable").touch()
-            (self.path / "parts" / ".writable").unlink()
-            self._write_config(existing, config, before)
+            self._lock = runs.lock_folder(self.path)
         except OSError as error:
-            raise ValueError(
-                f"run folder {path} cannot be written: {error.strerror}; choose another with run="
-            ) from None
+            raise ValueError(_unwritable(path, error)) from None
+        try:
+            before = self._check(path, config)
+            with tempfile.TemporaryFile(dir=self.path / "parts"):
+                pass
+            self._write_config(config, before)
+        except OSError as error:
+            self.close()
+            raise ValueError(_unwritable(path, error)) from None
+        except BaseException:
+            self.close()
+            raise
 
-    @staticmethod
-    def _write_config(path: Path, config: dict[str, Any], before: dict[str, Any] | None) -> None:
-        here = environment()
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.close()
+
+    def _check(self, path: Any, config: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the configuration that the folder holds, and refuse another evaluation's."""
+        if not os.path.lexists(self.path / "config.json"):
+            self._check_orphans(path)
+            return None
+        before = read_config(self.path)
+        if before.get("format", 1) != FORMAT:
+            raise ValueError(
+                f"run folder {path} was written by another version of jaxpurify, whose parts do not say which "
+                "weights they are of: its report can be drawn with `jaxpurify report`, but it cannot be taken up "
+                "again; choose another folder"
+            )
+        changed = differences(before["arguments"], config)
+        if changed:
+            raise ValueError(
+                f"run folder {path} holds an evaluation with other {', '.join(changed)}: "
+                "give the same arguments to take it up again, or choose another folder"
+            )
+        self.identity = runs.identity(_identifying(before["arguments"]))
+        return before
+
+    def _check_orphans(self, path: Any) -> None:
+        """Refuse a folder that has lost its configuration, unless its parts say that they are of this evaluation."""
+        found = sorted((self.path / "parts").glob("*.csv"))
+        known = [self._opened(part) is not None for part in found]
+        if (self.path / "records.csv").exists() if not found else not all(known):
+            name = "records.csv" if not found else f"parts/{found[known.index(False)].name}"
+            raise ValueError(
+                f"run folder {path} has no config.json, and {name} does not say that it is of this evaluation: put "
+                "config.json back, or choose another folder"
+            )
+
+    def _write_config(self, config: dict[str, Any], before: dict[str, Any] | None) -> None:
+        here, path = environment(), self.path / "config.json"
         if before is None:
-            write_json(path, {"arguments": config, "environment": here})
+            whole = {"format": FORMAT, "arguments": config, "sha256": runs.identity(config), "environment": here}
+            write_json(path, whole)
         elif here not in (known := [before["environment"], *before.get("taken_up_in", [])]):
             # Other versions may give other bits: a reader should know.
             write_json(path, before | {"taken_up_in": [*known[1:], here]})
@@ -108,6 +139,44 @@ class RunFolder:
             A path in ``parts/``.
         """
         return self.path / "parts" / f"{unique_slug(*names)}.csv"
+
+    def write_part(self, path: Path, records: Iterable[Record]) -> None:
+        """Write a part: records, and a last line that says of which evaluation they are and how they were written.
+
+        Args:
+            path: what ``part`` returned.
+            records: its rows.
+        """
+        text = as_csv(records)
+        write_whole(path, lambda file: file.write(text + self._seal(text)))
+
+    def read_part(self, path: Path) -> list[Record] | None:
+        """Read a part.
+
+        Args:
+            path: what ``part`` returned.
+
+        Returns:
+            Its rows; None where it is not there, was cut or changed, or is of another evaluation.
+
+        Raises:
+            ValueError: if the file system does not let it be read.
+        """
+        text = self._opened(path)
+        return None if text is None else parse_csv(text.decode(), path)
+
+    def _seal(self, text: bytes) -> bytes:
+        return f"# {self.identity} {hashlib.sha256(text).hexdigest()}\n".encode()
+
+    def _opened(self, path: Path) -> bytes | None:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({runs.reason(error)}): it should be a file of records") from None
+        text = content[: content.rfind(b"\n", 0, -1) + 1]
+        return text if content == text + self._seal(text) else None
 
     def write_records(self, records: Iterable[Record]) -> None:
         """Write ``records.csv``.
@@ -162,15 +231,16 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     Returns:
         Names of what differs. Where data and weights were found makes no difference, what they hold does. Answers
-        differ if they are further apart than rounding makes them, and are named only if nothing explains them.
+        are named only if nothing explains them: of models that cannot be seen into any difference, of others one
+        that is more than rounding makes.
     """
     first, second = _without_places(before), _without_places(now)
     names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-    if "answers" in names:
-        names.remove("answers")
-        if not names and not _close(first.get("answers"), second.get("answers")):
-            return ["classifier or purifiers (they answer otherwise on the first image)"]
-    return [name.replace("_", " ") for name in names]
+    others = [name for name in names if name not in ("answers", "logits")]
+    if names and not others:
+        same = first.get("logits") == second.get("logits") and _close(first.get("answers"), second.get("answers"))
+        return [] if same else ["classifier or purifiers (they answer otherwise on the first image)"]
+    return [name.replace("_", " ") for name in others]
 
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:
@@ -181,28 +251,28 @@ def _without_places(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def _identifying(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes an evaluation the same on every machine: answers are rounded otherwise on another."""
+    return {name: value for name, value in _without_places(config).items() if name != "answers"}
+
+
+def _unwritable(path: Any, error: OSError) -> str:
+    return f"run folder {path} cannot be written: {runs.reason(error)}; choose another with run="
+
+
 def _close(first: Any, second: Any) -> bool:
     if not (isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys()):
         return False
-    pairs = [(np.asarray(first[name], float), np.asarray(second[name], float)) for name in first]
+    try:
+        pairs = [(np.asarray(first[name], float), np.asarray(second[name], float)) for name in first]
+    except (TypeError, ValueError):
+        return False
     return all(
-        one.shape == other.shape and np.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
+        one.shape == other.shape
+        # Rounding is relative to the largest: smaller ones are differences of numbers of its size.
+        and np.allclose(one, other, rtol=1e-3, atol=2e-4 * np.nanmax(np.abs(other), initial=0), equal_nan=True)
         for one, other in pairs
     )
-
-
-def format_value(value: Any) -> str:
-    """Return a value as records hold it: six significant digits, nothing for NaN.
-
-    Args:
-        value: a number, string or boolean.
-
-    Returns:
-        Text.
-    """
-    if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.6g}"
-    return str(value)
 
 
 def write_csv(path: Path, records: Iterable[Record]) -> None:
@@ -212,55 +282,8 @@ def write_csv(path: Path, records: Iterable[Record]) -> None:
         path: where to.
         records: rows with the keys of ``COLUMNS``.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([format_value(record[column]) for column in COLUMNS] for record in records)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
-
-
-_NUMBERS = {"image": int, "label": int, "forwards": int, "backwards": int, "status": int} | dict.fromkeys(
-    ("epsilon", "correct", "selection", "loss", "margin", "distance"), float
-)
-
-
-def read_csv(path: Path) -> list[Record]:
-    """Read records.
-
-    Args:
-        path: a file that ``write_csv`` wrote.
-
-    Returns:
-        Rows, numbers as numbers and nothing as NaN.
-
-    Raises:
-        ValueError: if the file is missing or has other columns.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-    except (OSError, ValueError):
-        raise ValueError(f"{path} cannot be read: is this the folder of an evaluation that has begun?") from None
-    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise ValueError(f"{path} has other columns than the records of an evaluation, expected {', '.join(COLUMNS)}")
-    return [{name: _read(name, value) for name, value in zip(COLUMNS, row, strict=True)} for row in rows]
-
-
-def rounded(record: Record) -> Record:
-    """Return a record as it comes back from disk, so that kept and unkept evaluations are alike.
-
-    Args:
-        record: one row.
-
-    Returns:
-        Numbers with six significant digits.
-    """
-    return {name: _read(name, format_value(record[name])) for name in COLUMNS}
-
-
-def _read(name: str, value: str) -> Any:
-    convert = _NUMBERS.get(name)
-    return value if convert is None else float("nan") if value == "" else convert(value)
+    text = as_csv(records)
+    write_whole(path, lambda file: file.write(text))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -276,9 +299,9 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: if it is missing or no JSON.
     """
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if isinstance(config["arguments"], dict) and isinstance(config["environment"], dict):
-            return config
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    raise ValueError(f"{path} holds no readable config.json: is it the folder of an evaluation?")
+        return runs.read_config(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} holds no readable config.json ({error}): is it the folder of an evaluation? If so, put the file "
+            "back, or move what is left of it away and start the same evaluation again, which writes it anew"
+        ) from None

@@ -1,20 +1,28 @@
 """Checkpoints of a training run, by Orbax: whole or not at all, the last few and the best."""
 
 import contextlib
+import errno
 import gc
 import hashlib
+import json
 import math
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpurify.files import expanded
+from jaxpurify import runs
+from jaxpurify.files import expanded, write_json
+
+NOTES, SCORES = "_CHECKPOINT_METADATA", "metrics/metrics"  # Orbax' own names
+SUMS = "sha256.json"  # ours, in the folder of a checkpoint: what its files hold
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Checkpoints:
@@ -25,12 +33,25 @@ class Checkpoints:
         keep: how many of the last.
         metric: the name of the score that says which is best.
         greater_is_better: whether a larger score is better.
+        identity: of the training; a checkpoint of another is refused. None asks no checkpoint whose it is.
+
+    Raises:
+        ValueError: if one of them is damaged, naming the file, or of another training; nothing is changed then.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, keep: int, metric: str, greater_is_better: bool):
+    def __init__(
+        self, folder: str | os.PathLike, *, keep: int, metric: str, greater_is_better: bool, identity: str | None = None
+    ):
         import orbax.checkpoint as ocp
 
-        self.folder, self.metric = expanded(folder).resolve(), metric
+        self.folder, self.metric, self.identity = expanded(folder).resolve(), metric, identity
+        self._notes = read_notes(self.folder)
+        others = [step for step, notes in self._notes.items() if identity not in (None, notes["run"])]
+        if others:
+            raise ValueError(
+                f"the checkpoint of step {others[0]} in {self.folder} is of another training: move the folder "
+                f"{self.folder / str(others[0])} away to go on without it"
+            )
         worst = -math.inf if greater_is_better else math.inf
 
         def score(scores: dict[str, float]) -> float:
@@ -49,7 +70,13 @@ class Checkpoints:
             best_mode="max" if greater_is_better else "min",
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except Exception as error:  # Orbax raises whatever it meets
+            steps = ", ".join(map(str, self._notes)) or "none"
+            raise ValueError(
+                f"the checkpoints in {self.folder} (of steps {steps}) cannot be read: {_cause(error)}"
+            ) from error
         self._ocp = ocp
 
     @property
@@ -63,7 +90,13 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(
-        self, step: int, state: Any, scores: dict[str, float] | None, *, waiting: Sequence[dict[str, float]] = ()
+        self,
+        step: int,
+        state: Any,
+        scores: dict[str, float] | None,
+        *,
+        waiting: Sequence[dict[str, float]] = (),
+        log: tuple[int, str] = (0, ""),
     ) -> None:
         """Write a checkpoint.
 
@@ -72,26 +105,37 @@ class Checkpoints:
             state: any pytree of arrays.
             scores: what the network reached on images held out, by name; None if it was not scored.
             waiting: measures of the steps since the last line of the log.
+            log: how many lines the log has, and their hash.
 
         Raises:
             OSError: if it cannot be written: a full disk, say. What was there before is kept.
         """
         named = _named(state)
+        notes = {
+            "run": self.identity or "",
+            "waiting": list(waiting),
+            "lines": log[0],
+            "log": log[1],
+            "scores": scores or {},
+            "structure": _structure(named),
+            "sha256": _digest(named),
+        }
         try:
             self._manager.save(
-                step,
-                args=self._ocp.args.StandardSave(named),
-                metrics=scores or {},
-                custom_metadata={"waiting": list(waiting), "sha256": _digest(named)},
+                step, args=self._ocp.args.StandardSave(named), metrics=scores or {}, custom_metadata=notes
             )
             self._manager.wait_until_finished()
+            write_json(self.folder / str(step) / SUMS, _sums(self.folder / str(step)))
+            self._notes[step] = notes
         except Exception as error:  # Orbax and TensorStore raise whatever they meet: ValueError, RuntimeError, OSError
             for partial in self.folder.glob(f"{step}.*"):
                 shutil.rmtree(partial, ignore_errors=True)
             kept = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and int(path.name) != step]
             rest = f"the checkpoint of step {max(kept)} is kept" if kept else "there is no earlier one"
+            number = _errno(error)
+            remedy = "make room" if number is None or number in _FULL else "put that right"
             raise OSError(
-                f"cannot write the checkpoint of step {step} to {self.folder} ({_cause(error)}): {rest}; make room "
+                f"cannot write the checkpoint of step {step} to {self.folder} ({_cause(error)}): {rest}; {remedy} "
                 f"and give the same command again"
             ) from error
 
@@ -110,27 +154,30 @@ class Checkpoints:
         """
         step = (self.last or 0) if step is None else step
         named, tree = _named(like), jax.tree.structure(like)
-        abstract = jax.tree.map(_abstract, named)
+        notes = self._notes.get(step)
+        if notes is None:
+            raise ValueError(f"there is no checkpoint of step {step} in {self.folder}")
+        if notes["structure"] != _structure(named):
+            raise ValueError(
+                f"the checkpoint of step {step} in {self.folder} is of another network, and cannot be read into this "
+                "one: choose another folder"
+            )
+        _check_sums(self.folder, step, last=step == self.last)  # Orbax leaves half-done reads of what is damaged behind
         restored: Any = None
         cause = ""
         try:
-            restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
-            known = self._noted(step).get("sha256")
-            if known is not None and known != _digest(restored):
+            restored = self._manager.restore(step, args=self._ocp.args.StandardRestore(jax.tree.map(_abstract, named)))
+            if notes["sha256"] != _digest(restored):
                 cause = "its content has changed"
+        except MemoryError:
+            raise
         except Exception as error:
             cause = _cause(error)
         if cause:
             with _silent():
                 gc.collect()
-            raise ValueError(
-                f"the checkpoint of step {step} in {self.folder} cannot be read ({cause}): remove the folder "
-                f"{self.folder / str(step)} to go on from the one before"
-            )
-        found = [restored[name] for name in named]
-        if any(leaf.shape != np.shape(old) for leaf, old in zip(found, named.values(), strict=True)):
-            raise ValueError(f"the checkpoint of step {step} in {self.folder} is of another network")
-        return jax.tree.unflatten(tree, found)
+            raise damaged(self.folder, step, cause, last=step == self.last)
+        return jax.tree.unflatten(tree, [restored[name] for name in named])
 
     def waiting(self) -> list[dict[str, float]]:
         """Return the measures that were saved with the last checkpoint.
@@ -138,14 +185,124 @@ class Checkpoints:
         Returns:
             What ``save`` was given; nothing where there is no checkpoint.
         """
-        return [] if self.last is None else list(self._noted(self.last).get("waiting", []))
+        return [] if self.last is None else list(self._notes[self.last]["waiting"])
 
-    def _noted(self, step: int) -> dict[str, Any]:
-        return getattr(self._manager.metadata(step), "custom_metadata", None) or {}
+    @property
+    def log(self) -> tuple[int, str] | None:
+        """How many lines the log had when the last checkpoint was saved, and their hash; None without a checkpoint."""
+        return None if self.last is None else (self._notes[self.last]["lines"], self._notes[self.last]["log"])
 
     def close(self) -> None:
         """Let go of the folder."""
         self._manager.close()
+
+
+def read_notes(folder: Path) -> dict[int, dict[str, Any]]:
+    """Read what stands beside the weights of each checkpoint.
+
+    Args:
+        folder: of the checkpoints; it need not exist.
+
+    Returns:
+        By step: ``run``, ``waiting``, ``lines``, ``log``, ``scores``, ``structure`` and ``sha256``.
+
+    Raises:
+        ValueError: if one of them is damaged, naming the file, and the folder of the checkpoint to remove.
+    """
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.name.isascii())
+    return {step: _read_notes(folder, step, last=step == steps[-1]) for step in steps}
+
+
+def _sums(step: Path, *names: str) -> dict[str, str]:
+    """Hash files of a checkpoint, all of them by default."""
+    paths = [step / name for name in names] or sorted(path for path in step.rglob("*") if path.is_file())
+    found = {}
+    for path in paths:
+        if path.name != SUMS:
+            with open(path, "rb") as file:
+                found[path.relative_to(step).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _check_sums(folder: Path, step: int, *names: str, last: bool) -> None:
+    """Refuse a checkpoint whose files are not those that were written; one that was not hashed passes."""
+    place = folder / str(step)
+    try:
+        noted = runs.parse((place / SUMS).read_bytes())
+        if not isinstance(noted, dict):
+            raise ValueError("it holds no object")
+    except FileNotFoundError:
+        return  # killed just before
+    except OSError as error:
+        raise damaged(folder, step, f"{place / SUMS}: {runs.reason(error)}", last=last) from None
+    except ValueError as error:
+        raise damaged(folder, step, f"{place / SUMS}: {error}", last=last) from None
+    for name in names or noted:
+        path = place / name
+        try:
+            same = _sums(place, name).get(name) == noted.get(name)
+        except PermissionError:
+            raise ValueError(f"{path} cannot be read (Permission denied): let it be read, to go on") from None
+        except (OSError, ValueError) as error:
+            raise damaged(folder, step, f"{path}: {runs.reason(error)}", last=last) from None
+        if not same:
+            empty = "is empty" if not path.stat().st_size else "has changed since it was written"
+            raise damaged(folder, step, f"{path} {empty}", last=last)
+
+
+def _read_notes(folder: Path, step: int, *, last: bool) -> dict[str, Any]:
+    _check_sums(folder, step, NOTES, SCORES, last=last)
+    read: list[Any] = []
+    for name in (NOTES, SCORES):
+        path = folder / str(step) / name
+        try:
+            read.append(runs.parse(path.read_bytes()))
+        except PermissionError:
+            raise ValueError(f"{path} cannot be read (Permission denied): let it be read, to go on") from None
+        except OSError as error:
+            raise damaged(folder, step, f"{path}: {runs.reason(error)}", last=last) from None
+        except ValueError as error:
+            raise damaged(folder, step, f"{path}: {error}", last=last) from None
+    notes = read[0].get("custom_metadata") if isinstance(read[0], dict) else None
+    kinds = {"run": str, "waiting": list, "lines": int, "log": str, "scores": dict, "structure": str, "sha256": str}
+    if not isinstance(notes, dict) or any(not isinstance(notes.get(name), kind) for name, kind in kinds.items()):
+        raise damaged(folder, step, f"{folder / str(step) / NOTES} does not hold what was noted", last=last)
+    if not all(map(_are_measures, [*notes["waiting"], notes["scores"]])):
+        raise damaged(folder, step, f"{folder / str(step) / NOTES} holds what are no measures", last=last)
+    if json.dumps(read[1], sort_keys=True) != json.dumps(notes["scores"], sort_keys=True):
+        raise damaged(folder, step, f"{folder / str(step) / SCORES} holds other scores than were noted", last=last)
+    return notes
+
+
+def _are_measures(found: Any) -> bool:
+    if not isinstance(found, dict):
+        return False
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in found.values())
+
+
+def damaged(folder: Path, step: int, cause: str, *, last: bool) -> ValueError:
+    """Return the sentence about a checkpoint that cannot be read.
+
+    Args:
+        folder: of the checkpoints.
+        step: which it is.
+        cause: what is wrong with it.
+        last: whether it is the last.
+
+    Returns:
+        An error to raise.
+    """
+    without = "from the one before" if last else "without it"
+    return ValueError(
+        f"the checkpoint of step {step} in {folder} cannot be read ({cause}): remove the folder {folder / str(step)} "
+        f"to go on {without}"
+    )
+
+
+def _structure(named: dict[str, Any]) -> str:
+    """Hash names, shapes and dtypes: a checkpoint of another network is whole, and is not to be removed."""
+    text = json.dumps([[name, [*map(int, named[name].shape)], str(named[name].dtype)] for name in sorted(named)])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -177,6 +334,15 @@ def _silent() -> Iterator[None]:
 
 def _abstract(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _errno(error: BaseException) -> int | None:
+    each: BaseException | None = error
+    while each is not None:
+        if isinstance(each, OSError) and each.errno is not None:
+            return each.errno
+        each = each.__cause__ or each.__context__
+    return None
 
 
 def _cause(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """What a training run writes as it goes: measures as JSON lines and for TensorBoard, the loss curve, and samples."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpurify import runs
 from jaxpurify.files import expanded, write_whole
 
 METRICS = "metrics.jsonl"
@@ -25,16 +27,25 @@ class Journal:
     Args:
         run: the run folder.
         step: how many steps are done: what was written about later ones by a run that was killed is forgotten.
+        written: how many lines there were about these steps, and their ``digest``; None where that is not known.
+
+    Raises:
+        ValueError: if a line is damaged, or lines are missing; the file is left as it is.
     """
 
-    def __init__(self, run: Path, *, step: int):
+    def __init__(self, run: Path, *, step: int, written: tuple[int, str] | None = None):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self.run = run
         self.records = [record for record in read_records(run) if record["step"] <= step]
-        lines = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_whole(run / METRICS, lambda file: file.write(lines.encode()))
+        if written is not None and self.digest() != written:
+            differs = "these have changed" if len(self.records) == written[0] else f"the run wrote {written[0]}"
+            raise ValueError(
+                f"{run / METRICS} holds {len(self.records)} lines about the first {step} steps, where {differs}: put "
+                "the file back as it was, or choose another folder"
+            )
+        write_whole(run / METRICS, lambda file: file.write(self._text().encode()))
         self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
         (run / "tensorboard").mkdir(exist_ok=True)
         # Not by a SummaryWriter: its thread dies on a full disk, and the training then waits for it for ever.
@@ -52,6 +63,21 @@ class Journal:
             self._file.close()
         with contextlib.suppress(OSError) if any(error) else contextlib.nullcontext():
             self._board.close()
+
+    def _text(self) -> str:
+        return "".join(json.dumps(record) + "\n" for record in self.records)
+
+    def digest(self) -> tuple[int, str]:
+        """Return how many lines there are, and a hash of them.
+
+        Returns:
+            What a checkpoint notes.
+        """
+        return len(self.records), hashlib.sha256(self._text().encode()).hexdigest()
+
+    def sync(self) -> None:
+        """Have the lines on the disk, before a checkpoint counts them."""
+        os.fsync(self._file.fileno())
 
     def write(self, kind: str, step: int, measures: Mapping[str, float]) -> None:
         """Write one line.
@@ -107,17 +133,41 @@ def read_records(run: str | os.PathLike) -> list[dict[str, Any]]:
 
     Returns:
         A dictionary a line; none where there is no file. A last line that was cut off is left out.
+
+    Raises:
+        ValueError: if another line is damaged, or the file cannot be read; naming both.
     """
     path = expanded(run) / METRICS
-    if not path.is_file():
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({runs.reason(error)}): it should be the log of a training") from None
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+            records.append(_record(line))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged at line {number} ({error}): put the line right, or take it out if it is none of "
+                "the run's"
+            ) from None
+    with contextlib.suppress(ValueError):
+        records.append(_record(last))
     return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    record = runs.parse(line)
+    if not isinstance(record, dict):
+        raise ValueError("it is no record")
+    if not isinstance(record.get("kind"), str) or type(record.get("step")) is not int:
+        raise ValueError("it has no kind and step")
+    for name, value in record.items():
+        if name != "kind" and (not isinstance(value, int | float) or isinstance(value, bool)):
+            raise ValueError(f"its {name} is no number")
+    return record
 
 
 def samples(panels: Mapping[str, np.ndarray]) -> Any:

@@ -2,8 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,15 +13,15 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxpurify import parallel
+from jaxpurify import parallel, runs
 from jaxpurify.checks import check_count, kind
 from jaxpurify.classifiers import Function
-from jaxpurify.environment import environment
 from jaxpurify.evaluation.identity import describe
-from jaxpurify.files import expanded, write_json
+from jaxpurify.files import expanded
 from jaxpurify.keys import check_single
 from jaxpurify.networks import weights
 from jaxpurify.progress import Progress
+from jaxpurify.training import folder
 from jaxpurify.training.checkpoints import Checkpoints
 from jaxpurify.training.interruption import Interruption
 from jaxpurify.training.journal import Journal
@@ -145,10 +143,15 @@ class Run:
                 f"a part of the batch has {part} examples, which {self.placement.count} devices cannot share: choose a "
                 f"batch_size that is a multiple of {self.placement.count * recipe.accumulate}"
             )
+        runs.check_unclaimed(self.run)
         self.source = task.prepare(data)
         self.examples, self.scored, self.scored_source = self._split(held_out)
         self._begin(data)
-        self.programs = Programs(task, recipe, steps=steps, rngs=nnx.Rngs(key), placement=self.placement)
+        try:
+            self.programs = Programs(task, recipe, steps=steps, rngs=nnx.Rngs(key), placement=self.placement)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def _split(self, held_out: Any) -> tuple[np.ndarray, np.ndarray, Any]:
         """Return the rows to train on, those to score on, and where the latter are."""
@@ -172,39 +175,17 @@ class Run:
         return np.flatnonzero(kept), apart[:SCORED], self.source
 
     def _begin(self, data: Any) -> None:
-        """Make the run folder, or refuse one that holds another run."""
+        """Make the run folder and claim it, or refuse one that holds another run."""
+        sources = [(self.source, self.examples), (self.scored_source, self.scored)]
         arguments = {
             "task": {"name": type(self.task).__name__} | _described(self.task),
             "recipe": dataclasses.asdict(self.recipe),
             "steps": self.steps,
             "key": list(self.seed),
-            "data": {"examples": len(self.source), "sha256": self._fingerprint()},
+            "data": {"examples": len(self.source), "sha256": folder.hash_data(self.task, sources)},
         }
-        arguments = json.loads(json.dumps(arguments))
-        config = self.run / "config.json"
-        if not config.is_file():
-            name = str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
-            write_json(config, {"arguments": arguments, "from": name, "environment": environment()})
-            return
-        try:
-            before = json.loads(config.read_text(encoding="utf-8"))["arguments"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{config} cannot be read ({error}): choose another folder") from None
-        other = [name for name in arguments if arguments[name] != before.get(name)]
-        if other:
-            raise ValueError(
-                f"run folder {self.run} holds a training with other {', '.join(other)}: give the same arguments to go "
-                f"on with it, or choose another folder"
-            )
-
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for source, which in ((self.source, self.examples), (self.scored_source, self.scored)):
-            # One crop of each of the first examples: telling other data apart does not need all of them.
-            found = self.task.batch(source, which[:16], generator((0,), CROPS)) if len(which) else {}
-            for values in (which, *found.values()):
-                digest.update(np.ascontiguousarray(values).tobytes())
-        return digest.hexdigest()
+        name = str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+        self._lock, self.identity = folder.claim(self.run, arguments, data=name)
 
     def finish(self) -> Trained:
         """Train from the last checkpoint to the end.
@@ -213,7 +194,7 @@ class Run:
             The finished network and the records.
         """
         # Optax's steps do not pass where promotion is strict.
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        with self._lock, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self._finish()
 
     def _finish(self) -> Trained:
@@ -223,11 +204,12 @@ class Run:
             keep=self.recipe.keep,
             metric=self.task.metric,
             greater_is_better=self.task.greater_is_better,
+            identity=self.identity,
         )
         try:
             if checkpoints.last is not None:
                 state = checkpoints.restore(state)
-            with Journal(self.run, step=int(state.step)) as journal:
+            with Journal(self.run, step=int(state.step), written=checkpoints.log) as journal:
                 state = self._steps(state, checkpoints, journal)
                 journal.curve()
                 return self._trained(state, journal, checkpoints)
@@ -267,7 +249,8 @@ class Run:
                     journal.samples(done, self._samples(state))
                 if done % recipe.save_every == 0 or last or interruption.asked:
                     waiting = self._measured(waiting, done, saved)
-                    checkpoints.save(done, state, scores, waiting=waiting)
+                    journal.sync()
+                    checkpoints.save(done, state, scores, waiting=waiting, log=journal.digest())
                     saved = done
                 if interruption.asked and not last:
                     raise KeyboardInterrupt
@@ -336,10 +319,10 @@ class Run:
         return module
 
     def _trained(self, state: State, journal: Journal, checkpoints: Checkpoints) -> Trained:
+        module = self._finished(state, "weights.safetensors")
         best = checkpoints.best
         if best is not None and best != int(state.step):
             self._finished(checkpoints.restore(state, step=best), "best.safetensors")
-        module = self._finished(state, "weights.safetensors")
         return Trained(module, self.task.function(module), journal.records, self.run)
 
 

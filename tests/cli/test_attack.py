@@ -1,7 +1,9 @@
 """``jaxpurify attack``."""
 
 import csv
+import os
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxpurify import attacks, datasets, networks
+from jaxpurify.cli import attack as module
 from jaxpurify.metrics.norms import check_perturbations
 from jaxpurify.models import Defended
 from jaxpurify.purifiers import BitDepth
@@ -71,6 +74,13 @@ def test_bad_targets_are_refused(refused, tmp_path):
     assert "is there already" in refused("attack", "folder", *TINY)
     assert "cannot be written" in refused("attack", "file/a.npz", *TINY)
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("target", ["a.npz", "folder"])
+def test_a_target_that_another_process_writes_is_refused(refused, tmp_path, target):
+    with module._claim(Path(target)):
+        assert f"{target} is being written by process {os.getpid()} on" in refused("attack", target, *TINY)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_options_are_refused(refused):
