@@ -172,8 +172,7 @@ def test_a_truncated_file_is_refused_in_one_sentence(state, tmp_path, kept):
     [
         ("a.safetensors", b"PK\x03\x04\x00\x00\x08\x08\x00\x00"),
         ("a.safetensors", b"\x80\x02}q\x00X\x05\x00"),
-        ("a.pth", b"anything at all"),
-        ("a.th", b""),
+        ("a.pth", b"cos\nsystem\n(S'true'\ntR."),
     ],
 )
 def test_checkpoints_and_pickles_are_sent_to_the_converter(tmp_path, name, content):
