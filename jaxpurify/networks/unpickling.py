@@ -83,6 +83,11 @@ def sets(checkpoint: Any) -> dict[str, dict[str, Any]]:
         seen.add(id(value))
         below = _below(value)
         waiting += [(f"{path}.{key}" if path else key, inner) for key, inner in below.items()]
+        if isinstance(value, list | tuple) and len(value) > 1 and all(map(_is_tensor, value)):
+            matrices = [inner for inner in value if inner.ndim > 1 and _is_floating(inner)]
+            found |= (
+                {path: {str(i): inner for i, inner in enumerate(value)}} if matrices else {}
+            )  # weights without names
         if not isinstance(value, Mapping) or "param_groups" in value:
             continue
         tensors = {str(key): inner for key, inner in value.items() if _is_tensor(inner)}

@@ -171,6 +171,14 @@ def test_an_average_that_lies_beside_the_weights_themselves_is_seen(tmp_path):
     assert same(converted(content, tmp_path, key="ema")[1], OTHER)
 
 
+def test_an_average_without_names_is_seen(tmp_path):
+    content = {"model": tensors(GOOD), "ema": {"decay": 0.9, "shadow_params": list(tensors(OTHER).values())}}
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"several sets of weights, under model, ema\.shadow_params"):
+        conversion.convert(tmp_path / "c.pth", tmp_path / "o.safetensors")
+    assert converted(content, tmp_path, key="model")[0].others == ("ema.shadow_params",)
+
+
 def test_a_part_of_the_names_is_told_and_can_be_taken(tmp_path):
     content = {"state_dict": tensors(GOOD, "teacher.") | tensors(OTHER, "student.net.") | {"t.w": torch.ones(2)}}
     torch.save(content, tmp_path / "c.pth")
