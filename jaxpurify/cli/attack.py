@@ -1,6 +1,7 @@
 """``jaxpurify attack``: write images attacked with the full budget, fit to be shown to any model."""
 
 import csv
+import io
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 from tyro import conf
 
 from jaxpurify.cli.options import Input, Machine, Specification, joined
-from jaxpurify.files import expanded
+from jaxpurify.files import expanded, partial_beside, write_whole
 from jaxpurify.progress import Progress
 
 
@@ -138,10 +139,9 @@ def _check_writable(path: Path) -> None:
 
 
 def _write_npz(path: Path, found: Any, data: Any) -> None:
-    from jaxpurify.evaluation.run_folder import write_whole
-
     arrays = {"images": found.images, "labels": data.labels, "class_names": np.array(data.class_names)}
     arrays |= {"clean": data.images, "success": found.success}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
 
 
@@ -149,18 +149,21 @@ def _write_folder(path: Path, images: np.ndarray, data: Any) -> None:
     """Write a folder of images, whole or not at all."""
     from jaxpurify import images as _images
 
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    path = Path(os.path.realpath(path))
+    partial, labels = partial_beside(path), io.StringIO(newline="")
     partial.mkdir(parents=True)
     try:
-        with open(partial / "labels.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "label", "class"])
-            for number, (image, label) in enumerate(zip(images, data.labels, strict=True)):
-                name = f"{number:05d}.png"
-                # The number, since the names of a few images need not be those of all classes.
-                writer.writerow([name, int(label), data.class_names[label]])
-                _images.write(partial / name, image)
+        writer = csv.writer(labels)
+        writer.writerow(["file", "label", "class"])
+        for number, (image, label) in enumerate(zip(images, data.labels, strict=True)):
+            name = f"{number:05d}.png"
+            # The number, since the names of a few images need not be those of all classes.
+            writer.writerow([name, int(label), data.class_names[label]])
+            _images.write(partial / name, image)
+        text = labels.getvalue().encode(errors="backslashreplace")
+        write_whole(partial / "labels.csv", lambda file: file.write(text))
         os.replace(partial, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

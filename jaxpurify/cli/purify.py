@@ -1,5 +1,6 @@
 """``jaxpurify purify``: purify an image file, or a folder of them."""
 
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from tyro import conf
 from jaxpurify.cli.options import Flag, Specification, joined
 from jaxpurify.cli.start import start
 from jaxpurify.datasets.folders import ENDINGS
-from jaxpurify.files import expanded
+from jaxpurify.files import check_apart, expanded, identity, printable
 from jaxpurify.progress import Progress
 
 IMAGES, PIXELS = 64, 2**22  # read at a time, at most so many or a little more than so many
@@ -60,8 +61,9 @@ def purify(
     file = after / before.name if after.is_dir() else after
     if file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: pass --overwrite to replace it")
+    check_apart(file, [before])
     list(work.run([_File(before, file, before.name)], refuse=True))
-    print(f"purified {source} into {file}")
+    print(f"purified {printable(before)} into {printable(file)}")
     return 0
 
 
@@ -78,17 +80,21 @@ def _folder(work: "_Work", source: Path, target: Path, overwrite: bool, *, progr
         raise ValueError(f"{target} lies in {source}: choose a folder outside, or its images would be purified again")
     paths = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     images = [path for path in paths if path.suffix.lower() in ENDINGS]
-    others = [path.name for path in paths if path.suffix.lower() not in ENDINGS]
+    others = [printable(path.name) for path in paths if path.suffix.lower() not in ENDINGS]
     if not images:
         raise ValueError(f"{source} holds no images, expected files that end in {', '.join(ENDINGS)}")
     files = [_File(path, target / path.relative_to(source), path.relative_to(source).as_posix()) for path in images]
     waiting = [file for file in files if overwrite or not file.target.exists()]
+    sources = {identity(file.source) for file in files}
+    same = next((file.target for file in waiting if file.target.exists() and identity(file.target) in sources), None)
+    if same is not None:
+        raise ValueError(f"{same} is an image of {source} itself, by a link: choose another folder")
     failures = []
     with Progress("purifying", len(waiting), enabled=progress) as bar:
         for failure in work.run(waiting, refuse=False):
             bar.advance()
             failures += [failure] if failure else []
-    print(f"purified {len(waiting) - len(failures)} images of {source} into {target}", end="")
+    print(f"purified {len(waiting) - len(failures)} images of {printable(source)} into {printable(target)}", end="")
     print(f", {len(files) - len(waiting)} were there already" if len(waiting) < len(files) else "", end="")
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
     print(f"; left out what is no image: {', '.join(others[:NAMED])}{more}" if others else "")
@@ -114,7 +120,7 @@ class _Work:
             yield from failures
             if not chunk:
                 continue
-            numbers = np.array([zlib.crc32(file.name.encode()) for file in chunk], np.uint32)
+            numbers = np.array([zlib.crc32(os.fsencode(file.name)) for file in chunk], np.uint32)
             own = keys.fold_each(self.key, numbers)
             try:
                 purified: Sequence[Any] = apply(self.purifier, images, key=own)

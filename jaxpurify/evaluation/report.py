@@ -47,7 +47,9 @@ def write(evaluation: Any) -> None:
         drawn = figures.grid(path, class_names=evaluation.config.get("class_names", ()))
         examples[cell] = _save(folder / f"examples-{path.stem}.png", drawn)
     text = document(evaluation, curves=curves, examples=examples)
-    run_folder.write_whole(evaluation.run / "report.html", lambda file: file.write(text.encode()))
+    run_folder.write_whole(
+        evaluation.run / "report.html", lambda file: file.write(text.encode(errors="backslashreplace"))
+    )
 
 
 def _save(path: Path, figure: Any) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpurify.files import expanded, write_whole
+from jaxpurify.files import check_apart, expanded, write_whole
 from jaxpurify.networks import formats, matching, registry, unpickling, weights
 
 
@@ -56,14 +56,15 @@ def convert(
             several sets of weights and no key chose, is not finite, or does not fit the architecture.
     """
     source, target = expanded(source), expanded(target)
+    check_apart(target, [source])
     if architecture is not None:
         registry.architecture(architecture)
     if not source.is_file():
         raise FileNotFoundError(f"there is no checkpoint {source}" + (" (it is a folder)" if source.is_dir() else ""))
-    if target.exists() and target.samefile(source):
-        raise ValueError(f"{target} is the checkpoint itself: choose another file to write")
     with source.open("rb") as file:
         kind = formats.recognise(file, str(source))
+    if kind == formats.INDEX:
+        check_apart(target, weights.shards(source.read_bytes(), source))
     sets = {"": weights.read(source)} if kind == formats.SAFETENSORS else _sets(source, kind)
     path, state = _chosen(sets, key, source)
     chosen = key if key and not path.startswith(key) else path

@@ -61,4 +61,11 @@ def test_bad_checkpoints_are_refused(refused, tmp_path):
     assert "do not fit cifar-resnet20" in refused(
         "convert", "whole.pt", "a.safetensors", "--architecture", "cifar-resnet20"
     )
-    assert "cannot write absent/a.safetensors" in refused("convert", "whole.pt", "absent/a.safetensors")
+    assert "absent/a.safetensors: no such file" in refused("convert", "whole.pt", "absent/a.safetensors")
+
+
+def test_a_checkpoint_is_not_overwritten_by_its_own_conversion(refused, tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "a.pt")
+    (tmp_path / "link.pt").symlink_to("a.pt")
+    for target in ("a.pt", "link.pt", "./a.pt"):
+        assert "the same file as the source" in refused("convert", "a.pt", target)

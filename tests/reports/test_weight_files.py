@@ -399,9 +399,12 @@ def test_a_checkpoint_is_not_converted_into_itself(tmp_path):
     path = tmp_path / "a.pth"
     torch.save(tensors(GOOD), path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="is the checkpoint itself: choose another file"):
+    with pytest.raises(ValueError, match="is the same file as the source"):
         conversion.convert(path, path)
     assert path.read_bytes() == before
+    index = sharded(tmp_path, "safetensors")
+    with pytest.raises(ValueError, match="is the same file as the source"):
+        conversion.convert(index, tmp_path / "part-1.safetensors")
 
 
 # Mutants: a whole file with bytes changed, cut, left out, doubled or zeroed, most of them past the file's signature.
