@@ -14,6 +14,7 @@ from jaxpurify.models import as_purifier, attribute
 from jaxpurify.outputs import check_purified
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels, and how many of them are colour: the last of two or four is opacity
+MOST_CHANNELS = 7  # that anybody is thought to mean by a last axis
 PROBED = 32  # pixels to a side of what a purifier is first tried on
 PIXELS = 2**22  # in one program at most, so that a folder of large photographs fits the memory
 
@@ -96,7 +97,9 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
         first = len(shape) - 3
         axes = (0, 2, 3, 1)[: len(shape)] if first else (1, 2, 0)
         hints = [f"channels first? use images.transpose{axes}"] if shape[first] in COLOURS else []
-        hints += ["grey? add images[..., None]"] if not first or not hints else []
+        # A last axis of a few is that of channels, a longer one may be that of columns.
+        hints += ["grey? add images[..., None]"] if not first and shape[-1] > MOST_CHANNELS else []
+        hints += [] if hints else [f"{shape[-1]} channels? purify them in parts of 1 or 3"]
         raise ValueError(f"{expected}, got {shape}: {'; '.join(hints)}")
     values = np.asarray(image)
     if floating:
