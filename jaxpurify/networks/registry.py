@@ -280,8 +280,8 @@ def load_classifier(name: str, *, weights: str | os.PathLike | None = None) -> A
 
     Args:
         name: one of `names()`: "photos-cnn", "cifar-resnet20", …, "imagenet-resnet18", ….
-        weights: a safetensors file in PyTorch's names, as `jaxpurify convert` writes it; None for weights that are
-            shipped ("photos-cnn").
+        weights: a safetensors file in PyTorch's names, as `jaxpurify convert` writes it, or the index of several; what
+            all names begin with ("module.") is no matter. None for weights that are shipped ("photos-cnn").
 
     Returns:
         A pytree that takes images (batch, height, width, 3) in [0, 1] and returns logits (batch, classes).

@@ -189,7 +189,7 @@ def prefixes(names: Iterable[str]) -> list[str]:
     """
     names = list(names)
     first, last = min(names, default=""), max(names, default="")
-    longest = min(map(len, names), default=1) - 1
+    longest = max(min(map(len, names), default=0) - 1, 0)
     shared = next((place for place in range(longest) if first[place] != last[place]), longest)
     return [first[:length] for length in range(shared + 1)]
 

@@ -171,6 +171,12 @@ def test_an_average_that_lies_beside_the_weights_themselves_is_seen(tmp_path):
     assert same(converted(content, tmp_path, key="ema")[1], OTHER)
 
 
+def test_a_checkpoint_that_holds_itself_is_read(tmp_path):
+    content = {"state_dict": tensors(GOOD), "history": []}
+    content["history"].append(content)
+    assert same(converted(content, tmp_path)[1], GOOD)
+
+
 def test_an_average_without_names_is_seen(tmp_path):
     content = {"model": tensors(GOOD), "ema": {"decay": 0.9, "shadow_params": list(tensors(OTHER).values())}}
     torch.save(content, tmp_path / "c.pth")
