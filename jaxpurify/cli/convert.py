@@ -5,6 +5,7 @@ from typing import Annotated
 from tyro import conf
 
 from jaxpurify.cli.options import joined
+from jaxpurify.files import printable
 
 
 @joined
@@ -39,12 +40,13 @@ def convert(
 
     found = conversion(source, target, architecture=architecture, key=key)
     fits = f"fit {found.architecture}" if found.architecture else "fit no network that jaxpurify knows"
-    taken = f" of {found.key}" if found.key else ""
-    taken += f" ({found.prefix} taken off their names)" if found.prefix else ""
+    taken = f" of {printable(found.key)}" if found.key else ""
+    taken += f" ({printable(found.prefix)} taken off their names)" if found.prefix else ""
+    target = printable(target)
     advice = f"; {found.advice}" if found.advice else ""
     print(f"wrote {target}: {found.entries} arrays{taken}, {found.parameters:,} parameters, which {fits}{advice}")
     if found.others:
-        print(f"not taken: the weights of {', '.join(found.others)}")
+        print(f"not taken: the weights of {printable(', '.join(found.others))}")
     if found.architecture in names(kind="images"):
         print(f'Next: jaxpurify.networks.load_network("{found.architecture}", weights="{target}")')
     elif found.architecture:
