@@ -69,6 +69,8 @@ def convert(
     path, state = _chosen(sets, key, source)
     chosen = key if key and not path.startswith(key) else path
     state = unpickling.arrays(state, str(source))
+    if not state:
+        raise ValueError(f"{source} must hold named weights (a state dict, at any depth), got nothing")
     broken = [name for name, array in state.items() if not np.isfinite(array).all()]
     if broken:
         raise ValueError(f"weights must be finite numbers, got NaN or infinity in {weights.listed(broken)} of {source}")

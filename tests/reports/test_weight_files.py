@@ -171,6 +171,16 @@ def test_an_average_that_lies_beside_the_weights_themselves_is_seen(tmp_path):
     assert same(converted(content, tmp_path, key="ema")[1], OTHER)
 
 
+def test_a_file_without_weights_is_refused(tmp_path):
+    save_file({}, tmp_path / "a.safetensors")
+    torch.save({"epoch": torch.tensor(3)}, tmp_path / "b.pth")
+    for name in ("a.safetensors", "b.pth"):
+        with pytest.raises(ValueError, match=f"{name} must hold named weights"):
+            conversion.convert(tmp_path / name, tmp_path / "o.safetensors")
+    with pytest.raises(ValueError, match=r"a\.safetensors do not fit sesr-x2: missing"):
+        networks.load_network("sesr-x2", weights=tmp_path / "a.safetensors")
+
+
 def test_a_checkpoint_that_holds_itself_is_read(tmp_path):
     content = {"state_dict": tensors(GOOD), "history": []}
     content["history"].append(content)
@@ -457,7 +467,12 @@ def check_mutants(tmp_path, form, count, seed=0):
     for _ in range(count):
         path.write_bytes(mutant(content, random))
         signed += path.read_bytes()[:4] == content[:4]
-        for attempt in (weights.read, lambda path: conversion.convert(path, target)):
+        attempts = {
+            "read": weights.read,
+            "load": lambda path: networks.load_module(NAME, weights_file=path),
+            "convert": lambda path: conversion.convert(path, target),
+        }
+        for name, attempt in attempts.items():
             try:
                 attempt(path)
             except (ValueError, FileNotFoundError) as error:
@@ -465,7 +480,7 @@ def check_mutants(tmp_path, form, count, seed=0):
                 assert "\n" not in str(error), error  # noqa: PT017
                 assert not target.exists()
             else:
-                assert target.exists() == (attempt is not weights.read)
+                assert target.exists() == (name == "convert")
                 if target.exists():
                     weights.read(target)
             target.unlink(missing_ok=True)
