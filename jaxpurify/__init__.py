@@ -1,5 +1,8 @@
 """Purify images against adversarial attacks, in JAX, and tell the truth about how well that works."""
 
+from jaxpurify import cli as cli  # first: it has Ctrl-C end the command while the rest is imported
+
+# isort: split
 from jaxpurify import attacks as attacks
 from jaxpurify import datasets as datasets
 from jaxpurify import gradients as gradients

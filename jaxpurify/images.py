@@ -39,7 +39,7 @@ def check_images(images: Any, *, name: str = "images", features: bool = False) -
     if dtype == np.uint8:
         raise TypeError(f"{expected}, got uint8: divide by 255 and convert to float32, or use jaxpurify.purify")
     if dtype not in (np.float32, np.float64):
-        raise TypeError(f"{expected}, got {dtype}: convert to float32")
+        raise TypeError(f"{expected}, got {dtype}: {_to_float(dtype)}")
     if len(shape) != 4:
         raise ValueError(f"{expected}, got shape {shape}{_axes(shape)}")
     if shape[0] == 0:
@@ -113,6 +113,15 @@ def _remedy(value: Any) -> str:
     return "pass an array of NumPy or JAX"
 
 
+def _to_float(dtype: Any) -> str:
+    """Say how to make floating point of a dtype, whose levels it depends on."""
+    if dtype == np.uint16:
+        return "16-bit levels? divide by 65535 and convert to float32"
+    if jnp.issubdtype(dtype, jnp.integer):
+        return "8-bit levels? divide by 255 and convert to float32"
+    return "a mask? convert to float32" if dtype == np.bool_ else "convert to float32"
+
+
 def _axes(shape: tuple[int, ...]) -> str:
     """Say which axis images without the right four are likely to lack."""
     if len(shape) == 3 and shape[2] in CHANNELS:
@@ -135,10 +144,12 @@ def check_values(images: Any, *, name: str = "images") -> None:
     values = np.asarray(images)
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        wrong = np.argwhere(~np.isfinite(values))
-        rows = np.unique(wrong[:, 0])
-        where = f"in image {rows[0]} ({len(rows)} in all)" if values.ndim > 3 else f"({len(wrong)} values)"
-        raise ValueError(f"{name} must be finite, got NaN or infinity {where}")
+        places = np.argwhere(~np.isfinite(values))
+        where = np.unique(places[:, 0])
+        told = f"in image {where[0]} ({len(where)} in all)"
+        if values.ndim in (2, 3):  # one image
+            told = f"in {len(places)} of its values, first in row {places[0, 0]} and column {places[0, 1]}"
+        raise ValueError(f"{name} must be finite, got NaN or infinity {told}")
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         cause = (
             "still in 0–255? divide by 255" if high > 1.5 else "normalised? normalisation belongs inside the network"

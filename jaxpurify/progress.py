@@ -15,7 +15,7 @@ class Progress:
 
     def __init__(self, title: str, total: int | None, *, enabled: bool | None = None):
         self.title, self.total = title, total
-        self.enabled = sys.stderr.isatty() if enabled is None else enabled
+        self.enabled = (sys.stderr is not None and sys.stderr.isatty()) if enabled is None else enabled
         self._bar: Any = None
         self._task: Any = None
 

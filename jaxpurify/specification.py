@@ -82,7 +82,7 @@ def make(text: str, classes: Mapping[str, type], *, kind: str) -> Any:
         An instance. ``none`` is no value, for a field that may do without one.
 
     Raises:
-        ValueError: if the name or a field is unknown, or a value does not fit.
+        ValueError: if the name or a field is unknown, a field is given twice, or a value does not fit.
     """
     name, _, rest = text.strip().partition(":")
     if name not in classes:
@@ -93,6 +93,8 @@ def make(text: str, classes: Mapping[str, type], *, kind: str) -> Any:
         if not equals or field not in known:
             choices = ", ".join(f"{key}={option.default}" for key, option in known.items()) or "no fields"
             raise ValueError(f"{name} does not understand {part!r}, expected field=value with fields among: {choices}")
+        if field in arguments:
+            raise ValueError(f"{name} was given {field} twice, in {text.strip()!r}: give it once")
         arguments[field] = _value(value, known[field], f"{name}:{field}")
     return getattr(classes[name], "pretrained", classes[name])(**arguments)
 

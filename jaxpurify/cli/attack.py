@@ -13,7 +13,7 @@ import numpy as np
 from tyro import conf
 
 from jaxpurify.cli.options import Input, Machine, Specification, joined
-from jaxpurify.files import expanded, partial_beside, write_whole
+from jaxpurify.files import expanded, partial_beside, printable, write_whole
 from jaxpurify.progress import Progress
 from jaxpurify.runs import Lock
 
@@ -96,8 +96,8 @@ def attack(
     if agreement is not None and not agreement.reliable:
         print(f"note: of the attacked model, {agreement.sentence}", file=sys.stderr)
     score = _Score(search, Defended(classifier, stage), images, labels, jax.random.key(seed), where, batch)
-    behind = f" behind {purifier}" if purifier != "none" else ""
-    print(f"share of {count} images of {data.name} that {classifier.name}{behind} classifies correctly:")
+    behind = f" behind {printable(purifier)}" if purifier != "none" else ""
+    print(f"share of {count} images of {printable(data.name)} that {classifier.name}{behind} classifies correctly:")
     print(f"  clean               {score(images):.1%}")
     print(f"  attacked            {score(found.images):.1%}")
     if exact:
@@ -108,7 +108,7 @@ def attack(
         check_perturbations(images, read, **ball)
         print(f"  rounded to 8 bits   {score(read):.1%}")
         _write_folder(path, rounded, data)
-    print(f"wrote {path}")
+    print(f"wrote {printable(path)}")
     return 0
 
 

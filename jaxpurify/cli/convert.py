@@ -5,6 +5,7 @@ from typing import Annotated
 from tyro import conf
 
 from jaxpurify.cli.options import joined
+from jaxpurify.files import printable
 
 
 @joined
@@ -13,11 +14,14 @@ def convert(
     target: Annotated[conf.Positional[str], conf.arg(metavar="TARGET")],
     *,
     architecture: Annotated[str | None, conf.arg(metavar="NAME", help_behavior_hint="")] = None,
+    key: Annotated[str | None, conf.arg(metavar="KEY", help_behavior_hint="")] = None,
 ) -> int:
     """Convert a PyTorch checkpoint into a safetensors file that jaxpurify loads without PyTorch.
 
-    Nothing in the checkpoint is run: one that asks for more than tensors is refused. It needs PyTorch, which
-    `pip install 'jaxpurify[torch]'` brings.
+    Nothing in the checkpoint is run: one that asks for more than tensors and plain values is refused. Weights are found
+    at any depth, and what all their names begin with (such as module.) goes where the rest is a known network.
+    Safetensors files with such names are converted too, and shards by their .index.json. PyTorch checkpoints need
+    PyTorch, which `pip install 'jaxpurify[torch]'` brings.
 
         jaxpurify convert resnet20.th resnet20.safetensors
 
@@ -25,6 +29,8 @@ def convert(
         source: The checkpoint, such as resnet20.th.
         target: The file to write, such as resnet20.safetensors.
         architecture: The network that the weights are expected to fit; found out by default.
+        key: Where in the checkpoint the weights lie, such as state_dict_ema, or what the names of those that are wanted
+            begin with; needed only where there are several.
 
     Returns:
         The exit code.
@@ -32,9 +38,15 @@ def convert(
     from jaxpurify.networks import convert as conversion
     from jaxpurify.networks import names
 
-    found = conversion(source, target, architecture=architecture)
+    found = conversion(source, target, architecture=architecture, key=key)
     fits = f"fit {found.architecture}" if found.architecture else "fit no network that jaxpurify knows"
-    print(f"wrote {target}: {found.entries} arrays, {found.parameters:,} parameters, which {fits}")
+    taken = f" of {printable(found.key)}" if found.key else ""
+    taken += f" ({printable(found.prefix)} taken off their names)" if found.prefix else ""
+    target = printable(target)
+    advice = f"; {found.advice}" if found.advice else ""
+    print(f"wrote {target}: {found.entries} arrays{taken}, {found.parameters:,} parameters, which {fits}{advice}")
+    if found.others:
+        print(f"not taken: the weights of {printable(', '.join(found.others))}")
     if found.architecture in names(kind="images"):
         print(f'Next: jaxpurify.networks.load_network("{found.architecture}", weights="{target}")')
     elif found.architecture:

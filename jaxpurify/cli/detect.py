@@ -5,6 +5,7 @@ from typing import Annotated
 from tyro import conf
 
 from jaxpurify.cli.options import Input, Machine, Specifications, joined, purifiers
+from jaxpurify.files import printable
 
 
 @joined
@@ -72,7 +73,7 @@ def detect(
             progress=bar.advance,
         )
     print(f"threshold {found.threshold:.4f}, chosen on {len(legitimate)} legitimate images")
-    print(f"share of {len(data)} images of {data.name}, in percent [95 % interval]:")
+    print(f"share of {len(data)} images of {printable(data.name)}, in percent [95 % interval]:")
     print(f"  legitimate, called adversarial                     {percent(found.false_positives)}")
     print(f"  an attack on the classifier alone: misclassified   {percent(found.blind_success)}")
     print(f"                     of these, called adversarial    {percent(found.blind)}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro import conf
 
 from jaxpurify.cli.options import Input, Machine, Names, Sizes, Specifications, joined, purifiers, sizes
-from jaxpurify.files import expanded
+from jaxpurify.files import expanded, printable
 
 PURIFIERS = ("gaussian-smoothing",)
 ATTACKS = ("pgd:steps=40,epsilon=8/255",)
@@ -92,7 +92,7 @@ def evaluate(
     )
     print(found.table(width=shutil.get_terminal_size((120, 24)).columns))
     how = ", taken up where it was left," if begun else ""
-    print(f"The report{how} after {time.perf_counter() - start:.0f} s: {folder / 'report.html'}")
+    print(f"The report{how} after {time.perf_counter() - start:.0f} s: {printable(folder / 'report.html')}")
     return 0
 
 

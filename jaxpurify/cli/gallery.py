@@ -7,7 +7,7 @@ from tyro import conf
 
 from jaxpurify.cli.options import Specifications, joined, purifiers
 from jaxpurify.cli.start import start
-from jaxpurify.files import check_apart, expanded, write_whole
+from jaxpurify.files import check_apart, expanded, printable, write_whole
 from jaxpurify.specification import number
 
 
@@ -68,7 +68,7 @@ def gallery(
         check_apart(path / f"{name}.png", [] if photograph is None else [expanded(photograph)])
     for name, figure in figures.items():
         write_whole(path / f"{name}.png", functools.partial(_put, png(figure)))
-    print(f"{len(figures)} pictures: {path / 'gallery.png'} shows all")
+    print(f"{len(figures)} pictures: {printable(path / 'gallery.png')} shows all")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro import conf
 
 from jaxpurify.cli.options import joined
-from jaxpurify.files import expanded
+from jaxpurify.files import expanded, printable
 
 
 @joined
@@ -24,5 +24,5 @@ def report(run: Annotated[conf.Positional[str], conf.arg(metavar="RUN")]) -> int
     found = Evaluation.load(run)
     found.write()
     print(found.table(width=shutil.get_terminal_size((120, 24)).columns))
-    print(f"The report: {expanded(run) / 'report.html'}")
+    print(f"The report: {printable(expanded(run) / 'report.html')}")
     return 0

@@ -5,11 +5,14 @@ import hashlib
 import logging
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 QUIET_LOGGERS = ("absl", "urllib3", "jax._src.xla_bridge", "jax._src.compiler", "jax._src.compilation_cache")
 CACHED_BYTES = 2**30
+CACHE_FAULT = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)", re.DOTALL)
+_SAID: list[str] = []  # of a cache that cannot be written, of which one sentence is enough
 
 
 def start(*, cache: bool = True) -> None:
@@ -88,3 +91,46 @@ def forget(folder: Path, most: int) -> None:
             return
         file.unlink(missing_ok=True)
         size -= bytes_
+
+
+def of_cache(warning: str) -> str:
+    """Mend what JAX warns of: remove the damaged entries of a program from its cache, which are then written anew.
+
+    Args:
+        warning: any warning.
+
+    Returns:
+        What is to be said: another warning as it is, nothing where all is mended, and only once that no programs can
+        be kept.
+    """
+    fault = CACHE_FAULT.match(warning)
+    if fault is None:
+        return warning
+    import jax
+
+    settings: Any = jax.config
+    folder, (task, name, reason) = Path(settings.jax_compilation_cache_dir), fault.groups()
+    kept = [file for file in folder.glob("*-cache") if file.name.startswith(f"{name}-")]
+    try:
+        for file in [file for file in kept if not _is_whole(file)] or (kept if task == "reading" else []):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    else:
+        if task == "reading":
+            return ""
+    if _SAID:
+        return ""
+    _SAID.append(reason)
+    return f"compiled programs cannot be kept in {folder} ({reason}), which takes more time: make room there"
+
+
+def _is_whole(file: Path) -> bool:
+    """Tell whether a compiled program that was kept can be unpacked; where JAX does not say, it is taken as damaged."""
+    try:
+        from jax._src.compilation_cache import decompress_executable
+
+        decompress_executable(file.read_bytes())
+    except Exception:  # of whatever packs it, or of another release of JAX
+        return False
+    return True

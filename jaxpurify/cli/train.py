@@ -12,7 +12,7 @@ from tyro import conf
 from jaxpurify import training
 from jaxpurify.cli.evaluate import default_folder
 from jaxpurify.cli.options import EMBEDDED, Devices, Specification, joined
-from jaxpurify.files import expanded
+from jaxpurify.files import expanded, printable
 
 OVERVIEW = """\
 usage: jaxpurify train KIND [OPTIONS]
@@ -235,15 +235,15 @@ def _train(kind: str, task: Any, recipe: Any, where: Where, machine: Devices, *,
         devices=_sharing(recipe) if devices == "all" else devices,
         progress=machine.progress,
     )
-    sizes = f"{len(run.examples)} examples of {where.data}, scored on {len(run.scored)} more"
+    sizes = f"{len(run.examples)} examples of {printable(where.data)}, scored on {len(run.scored)} more"
     print(f"{'Going on with' if begun else 'Training'} {_described(kind, told)}: {where.steps} steps on {sizes}")
-    print(f"Measures, curve and samples as it goes: {folder}", flush=True)
+    print(f"Measures, curve and samples as it goes: {printable(folder)}", flush=True)
     trained = run.finish()
     reached = [record for record in trained.records if record["kind"] == "held out"] or trained.records
     said = f"{reached[-1]['kind']}: {shown(reached[-1])}" if reached else "done"
     print(f"{said}, after {time.perf_counter() - start:.0f} s")
-    print(f"The weights: {folder / 'weights.safetensors'}")
-    print(f"Next: {_next(kind, told, where, folder / 'weights.safetensors')}")
+    print(f"The weights: {printable(folder / 'weights.safetensors')}")
+    print(f"Next: {printable(_next(kind, told, where, folder / 'weights.safetensors'))}")
     return 0
 
 

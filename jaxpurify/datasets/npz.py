@@ -81,6 +81,8 @@ def _read(path: Path, *, needed: tuple[str, ...] = NEEDED) -> dict[str, np.ndarr
                     f"it has {', '.join(file.files) or 'none'}"
                 )
             return {name: file[name] for name in (*needed, "class_names") if name in file.files}
+    except PermissionError:
+        raise ValueError(f"{path} may not be read: ask for the permission to read it") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a .npz file ({error}): is it truncated?") from None
     except ValueError as error:

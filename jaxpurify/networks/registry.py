@@ -1,5 +1,6 @@
 """The networks known by name: how each is constructed, how its weights are named, and which weights are shipped."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from jaxpurify.networks.photos_cnn import PhotosCNN
 from jaxpurify.networks.sesr import CollapsedSESR
 
 CLASSIFIER, IMAGES = "classifier", "images"
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Shipped(NamedTuple):
@@ -56,14 +58,6 @@ class Architecture(NamedTuple):
         """Return the table of names of its weights: its own where `names` are, or where it was never anybody else's."""
         own = weights.own_table(module)
         return own if self.table is None or weights.same_names(names, own) else self.table()
-
-    def may_be_named(self, names: Iterable[str]) -> bool:
-        """Tell whether weights could have these names, without constructing anything; shapes aside."""
-        if self.table is None:
-            return True
-        names, table = set(names), self.table()
-        own = {entry.path: weights.Entry(entry.path) for entry in table.values()}
-        return weights.same_names(names, table) or weights.same_names(names, own)
 
 
 def _cifar_resnet(depth: int) -> Architecture:
@@ -163,7 +157,7 @@ def architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def identify(shapes: Shapes) -> str | None:
     """Find the registered network that names and shapes of weights belong to.
 
     Args:
@@ -172,14 +166,71 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     Returns:
         Its name, or None.
     """
-    for name, known in ARCHITECTURES.items():
-        trained = {key: shape for key, shape in shapes.items() if key not in known.fixed}
-        if not known.may_be_named(trained):
-            continue  # A module is constructed only where that could still make a difference.
-        module = known.abstract()
-        if not weights.mismatch(module, trained, table=known.names_of(module, trained)):
-            return name
-    return None
+    return next((name for name in ARCHITECTURES if fits(name, shapes)), None)
+
+
+def fits(name: str, shapes: Shapes) -> bool:
+    """Tell whether weights are those of a registered network, in the published names or its own.
+
+    Args:
+        name: the network.
+        shapes: name → shape, as in a state dict.
+
+    Returns:
+        True where all names and shapes are the same, fixed weights and counters aside.
+    """
+    mine = trained(name, shapes)
+    # The shapes that a network needs are looked up only where that could still make a difference.
+    if not any(mine.keys() == table for table in known_names(name)):
+        return False
+    return any(mine == table for table in expected(name))
+
+
+def trained(name: str, shapes: Shapes) -> Shapes:
+    """Return the names and shapes without those that a network fixes, and without counters.
+
+    Args:
+        name: the network.
+        shapes: name → shape, as in a state dict.
+
+    Returns:
+        Those of trained weights.
+    """
+    left = {key: tuple(shape) for key, shape in shapes.items() if key not in ARCHITECTURES[name].fixed}
+    return {key: shape for key, shape in left.items() if not key.endswith(weights.IGNORED_SUFFIX)}
+
+
+@functools.cache
+def known_names(name: str) -> tuple[frozenset[str], ...]:
+    """Return the names of a network's weights without constructing it, where that is possible.
+
+    Args:
+        name: the network.
+
+    Returns:
+        The published ones and its own.
+    """
+    table = ARCHITECTURES[name].table
+    if table is None:
+        return tuple(frozenset(shapes) for shapes in expected(name))
+    entries = table()
+    return frozenset(entries), frozenset(entry.path for entry in entries.values())
+
+
+@functools.cache
+def expected(name: str) -> tuple[Shapes, ...]:
+    """Return the names and shapes of a network's weights.
+
+    Args:
+        name: the network.
+
+    Returns:
+        The published ones and its own.
+    """
+    known = ARCHITECTURES[name]
+    module = known.abstract()
+    tables = [weights.own_table(module)] if known.table is None else [known.table(), weights.own_table(module)]
+    return tuple(weights.expected_shapes(module, table) for table in tables)
 
 
 def load_module(name: str, *, weights_file: str | os.PathLike | None = None) -> nnx.Module:
@@ -204,16 +255,22 @@ def load_module(name: str, *, weights_file: str | os.PathLike | None = None) -> 
                 f"{name} comes without weights: pass weights=, a safetensors file "
                 f"(`jaxpurify convert` makes one of a PyTorch checkpoint)"
             )
-        state = _read_shipped(known.shipped)
+        state: weights.State = _read_shipped(known.shipped)
     else:
         state = weights.read(weights_file)
     module = known.abstract()
-    trained = state if known.without_fixed is None else known.without_fixed(state)
+    shapes = {key: array.shape for key, array in state.items()}
+    prefix = next((begin for begin in weights.prefixes(state) if fits(name, weights.without(shapes, begin))), None)
+    if prefix is None:
+        from jaxpurify.networks.matching import misfit
+
+        raise ValueError(f"the weights of {weights_file} do not fit {name}: {misfit(name, shapes)}")
+    state = weights.without(state, prefix)
     try:
-        weights.load(module, trained, table=known.names_of(module, trained), name=name)
-    except weights.MismatchError as error:
-        other = identify({key: array.shape for key, array in state.items()})
-        raise ValueError(f"{error}" + (f"; they fit {other}" if other else "")) from None
+        state = state if known.without_fixed is None else known.without_fixed(state)
+        weights.load(module, state, table=known.names_of(module, state), name=name)
+    except ValueError as error:  # not finite
+        raise ValueError(f"{weights_file}: {error}") from None
     module.eval()
     return module
 
@@ -223,8 +280,8 @@ def load_classifier(name: str, *, weights: str | os.PathLike | None = None) -> A
 
     Args:
         name: one of `names()`: "photos-cnn", "cifar-resnet20", …, "imagenet-resnet18", ….
-        weights: a safetensors file in PyTorch's names, as `jaxpurify convert` writes it; None for weights that are
-            shipped ("photos-cnn").
+        weights: a safetensors file in PyTorch's names, as `jaxpurify convert` writes it, or the index of several; what
+            all names begin with ("module.") is no matter. None for weights that are shipped ("photos-cnn").
 
     Returns:
         A pytree that takes images (batch, height, width, 3) in [0, 1] and returns logits (batch, classes).

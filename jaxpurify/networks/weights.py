@@ -1,9 +1,10 @@
 """Weights of networks: state dicts of other people into NNX modules, and our own to and from safetensors files."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -11,7 +12,9 @@ import numpy as np
 from flax import nnx
 
 from jaxpurify.files import expanded, write_whole
+from jaxpurify.networks import formats
 
+Value = TypeVar("Value")
 State = Mapping[str, np.ndarray]
 # What a checkpoint of PyTorch holds and nothing here needs: how many batches the running averages have seen.
 IGNORED_SUFFIX = "num_batches_tracked"
@@ -21,9 +24,8 @@ FLOATS = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-CHECKPOINT_SUFFIXES = (".th", ".pth", ".pt", ".pkl", ".pickle", ".bin", ".ckpt", ".tar")
-CHECKPOINT_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-NAMES_SHOWN = 12
+COUNTERS = ("I", "U", "BOOL")  # how the dtypes of whole numbers begin
+NAMES_SHOWN, CHARACTERS_SHOWN = 12, 120
 
 
 class MismatchError(ValueError):
@@ -70,19 +72,71 @@ def flattened(channels: int, height: int, width: int) -> Layout:
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read a safetensors file.
+    """Read a safetensors file, or several by their index (`*.safetensors.index.json`).
 
     Args:
-        path: the file.
+        path: the file, or the index of files that lie beside it.
 
     Returns:
-        Name → array, in the dtype of the file (float16 and bfloat16 stay what they are).
+        Name → array, in the dtype of the file (float16 and bfloat16 stay what they are). Counters are left out: whole
+        numbers without axes, such as `num_batches_tracked`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is a PyTorch checkpoint, truncated, or no safetensors file.
+        ValueError: if it is truncated or something else, such as a PyTorch checkpoint: the message says what.
     """
-    return parse(_bytes(expanded(path)), str(path))
+    path = expanded(path)
+    content = _bytes(path)
+    if formats.recognise(BytesIO(content), str(path)) != formats.INDEX:
+        return parse(content, str(path))
+    state: dict[str, np.ndarray] = {}
+    for file, names in shards(content, path).items():
+        held = parse(_bytes(file), str(file))
+        state |= of_shard(held, names, file)
+    return state
+
+
+def shards(content: bytes, path: Path) -> dict[Path, list[str]]:
+    """Return the files that an index names, and the names of the weights in each.
+
+    Args:
+        content: the index.
+        path: where it lies.
+
+    Returns:
+        File → names.
+
+    Raises:
+        FileNotFoundError: if a file is not there.
+        ValueError: if it is no whole index.
+    """
+    found: dict[Path, list[str]] = {}
+    for name, file in formats.index(content, str(path)).items():
+        found.setdefault(path.with_name(file), []).append(name)
+    absent = [str(file) for file in found if not file.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{path} names files that are not there: {listed(absent)}")
+    return found
+
+
+def of_shard(held: Mapping[str, Value], names: Iterable[str], file: Path) -> dict[str, Value]:
+    """Return the weights that an index places in a file; counters may be missing.
+
+    Args:
+        held: name → weight, what the file holds.
+        names: what the index says of it.
+        file: what an error message names.
+
+    Returns:
+        Name → weight.
+
+    Raises:
+        ValueError: if the file lacks some.
+    """
+    absent = [name for name in names if name not in held and not name.endswith(IGNORED_SUFFIX)]
+    if absent:
+        raise ValueError(f"{file} lacks what the index of shards places in it: {listed(absent)}")
+    return {name: held[name] for name in names if name in held}
 
 
 def parse(content: bytes, name: str) -> dict[str, np.ndarray]:
@@ -93,15 +147,14 @@ def parse(content: bytes, name: str) -> dict[str, np.ndarray]:
         name: what an error message calls the file.
 
     Returns:
-        Name → array, in the dtype of the file.
+        As from `read`.
 
     Raises:
-        ValueError: if it is a PyTorch checkpoint, truncated, or no safetensors file.
+        ValueError: if it is truncated or something else, such as a PyTorch checkpoint: the message says what.
     """
     from safetensors import SafetensorError, deserialize
 
-    # A safetensors header may not begin like this: its first eight bytes are a length, the ninth is "{".
-    if content[8:9] != b"{" and (content.startswith(CHECKPOINT_BEGINNINGS) or name.endswith(CHECKPOINT_SUFFIXES)):
+    if formats.recognise(BytesIO(content), name) in (formats.TORCH, formats.INDEX):
         raise ValueError(
             f"{name} looks like a PyTorch checkpoint or a pickle, not a safetensors file: "
             f"convert it first with `jaxpurify convert {name} weights.safetensors`"
@@ -109,19 +162,49 @@ def parse(content: bytes, name: str) -> dict[str, np.ndarray]:
     try:
         tensors = deserialize(content)
     except SafetensorError as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{name} is not a whole safetensors file ({error}): was it truncated while it was copied or downloaded?"
+            f"{name} is not a whole safetensors file ({reason}): was it truncated while it was copied or downloaded?"
         ) from None
     state = {}
     for key, tensor in tensors:
-        if key.endswith(IGNORED_SUFFIX):
+        if key.endswith(IGNORED_SUFFIX) or (not tensor["shape"] and tensor["dtype"].startswith(COUNTERS)):
             continue
         if tensor["dtype"] not in FLOATS:
             raise ValueError(
-                f"weights must be floating point ({', '.join(FLOATS)}) but {key} of {name} is {tensor['dtype']}"
+                f"weights must be floating point ({', '.join(FLOATS)}) but {shown(key)} of {name} is {tensor['dtype']}"
             )
         state[key] = np.frombuffer(tensor["data"], FLOATS[tensor["dtype"]]).reshape(tensor["shape"])
     return state
+
+
+def prefixes(names: Iterable[str]) -> list[str]:
+    """Return all beginnings that names share, the empty one first, as long as something is left of each name.
+
+    Args:
+        names: names of weights.
+
+    Returns:
+        "", "m", "mo", … for names that begin with "module.".
+    """
+    names = list(names)
+    first, last = min(names, default=""), max(names, default="")
+    longest = max(min(map(len, names), default=0) - 1, 0)
+    shared = next((place for place in range(longest) if first[place] != last[place]), longest)
+    return [first[:length] for length in range(shared + 1)]
+
+
+def without(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """Return weights without a beginning that all their names share.
+
+    Args:
+        state: name → anything.
+        prefix: the beginning.
+
+    Returns:
+        Shorter name → the same.
+    """
+    return {name[len(prefix) :]: value for name, value in state.items()}
 
 
 def load(module: nnx.Module, state: State, *, table: Mapping[str, Entry] | None = None, name: str = "") -> None:
@@ -129,7 +212,8 @@ def load(module: nnx.Module, state: State, *, table: Mapping[str, Entry] | None 
 
     Args:
         module: the network.
-        state: name → array; floating point of any width becomes float32. `num_batches_tracked` is ignored.
+        state: name → array; floating point of any width becomes float32. `num_batches_tracked` is ignored, and so is
+            a beginning that all names share where what is left fits.
         table: name in the state dict → where the weight lives; by default the module's own names and layouts.
         name: what an error message calls the architecture; by default the module's class.
 
@@ -140,6 +224,7 @@ def load(module: nnx.Module, state: State, *, table: Mapping[str, Entry] | None 
         ValueError: if weights are missing, surplus, of another shape, or not finite: the message names them.
     """
     table = own_table(module) if table is None else table
+    state = next((left for left in _shortened(state) if same_names(left, table)), state)
     differences = mismatch(module, {key: array.shape for key, array in state.items()}, table=table)
     if differences:
         raise MismatchError(f"the weights do not fit {name or type(module).__name__}: {differences}")
@@ -243,6 +328,10 @@ def save(module: nnx.Module, path: str | os.PathLike, *, metadata: Mapping[str, 
     write_whole(path, lambda file: file.write(content))
 
 
+def _shortened(state: State) -> Iterator[State]:
+    return (without(state, prefix) for prefix in prefixes(state))
+
+
 def _bytes(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"there is no weight file {path}" + (" (it is a folder)" if path.is_dir() else ""))
@@ -265,4 +354,17 @@ def listed(names: list[str]) -> str:
         One line.
     """
     more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(shown, names[:NAMES_SHOWN])) + (f" and {more} more" if more > 0 else "")
+
+
+def shown(name: str) -> str:
+    """Return a name that came from a file as a message shows it: on one line, and not for pages.
+
+    Args:
+        name: any text.
+
+    Returns:
+        The text, or what it begins with, with escapes in the place of what cannot be printed.
+    """
+    name = name if name.isprintable() else ascii(name)[1:-1]
+    return name if len(name) <= CHARACTERS_SHOWN else f"{name[:CHARACTERS_SHOWN]}…"

@@ -21,6 +21,7 @@ from jaxpurify.transforms.resampling import LONG, resample, resampling_band
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels, and how many of them are colour: the last of two or four is opacity
 PROBED = (32, 256, None)  # pixels to a side of what a purifier is tried on, until it takes them
+MOST_CHANNELS = 7  # that anybody is thought to mean by a last axis
 PIXELS = 2**22  # in one program at most, so that a folder of large photographs fits the memory
 LARGE = 2**20  # pixels beyond which an image is purified window by window where that changes nothing
 LIGHT = 1000  # numbers, beyond which a purifier holds a network
@@ -111,7 +112,9 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
         first = len(shape) - 3
         axes = (0, 2, 3, 1)[: len(shape)] if first else (1, 2, 0)
         hints = [f"channels first? use images.transpose{axes}"] if shape[first] in COLOURS else []
-        hints += ["grey? add images[..., None]"] if not first or not hints else []
+        # A last axis of a few is that of channels, a longer one may be that of columns.
+        hints += ["grey? add images[..., None]"] if not first and shape[-1] > MOST_CHANNELS else []
+        hints += [] if hints else [f"{shape[-1]} channels? purify them in parts of 1 or 3"]
         raise ValueError(f"{expected}, got {shape}: {'; '.join(hints)}")
     values = np.asarray(image)
     if floating:

@@ -26,8 +26,23 @@ def test_weights_of_an_unknown_network_are_converted_all_the_same(cli, tmp_path)
     torch.save({"state_dict": {"module.a": values}}, tmp_path / "a.pt")
     code, out, err = cli("convert", "a.pt", "a.safetensors")
     assert (code, err) == (0, "")
-    assert out == "wrote a.safetensors: 1 arrays, 6 parameters, which fit no network that jaxpurify knows\n"
-    np.testing.assert_array_equal(weights.read(tmp_path / "a.safetensors")["a"], values.numpy())
+    assert out == (
+        "wrote a.safetensors: 1 arrays of state_dict, 6 parameters, which fit no network that jaxpurify knows; "
+        "all names begin with module.\n"
+    )
+    np.testing.assert_array_equal(weights.read(tmp_path / "a.safetensors")["module.a"], values.numpy())
+
+
+def test_of_several_sets_of_weights_the_key_chooses(cli, refused, tmp_path):
+    torch.save({"model": {"a.w": torch.zeros(2)}, "ema": {"a.w": torch.ones(2)}, "epoch": 3}, tmp_path / "a.pt")
+    assert "several sets of weights, under model, ema: choose one by its key (--key)" in refused(
+        "convert", "a.pt", "a.safetensors"
+    )
+    code, out, err = cli("convert", "a.pt", "a.safetensors", "--key", "ema")
+    assert (code, err) == (0, "")
+    assert out.startswith("wrote a.safetensors: 1 arrays of ema, 2 parameters")
+    assert out.endswith("not taken: the weights of model\n")
+    np.testing.assert_array_equal(weights.read(tmp_path / "a.safetensors")["a.w"], [1, 1])
 
 
 def test_bad_checkpoints_are_refused(refused, tmp_path):

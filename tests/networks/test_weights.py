@@ -68,6 +68,29 @@ def test_load_puts_every_weight_where_the_table_says(module, state):
     np.testing.assert_array_equal(loaded["norm.scale"], state["norm.weight"])
 
 
+def test_a_beginning_that_all_names_share_is_taken_off_where_the_rest_fits(module, state):
+    weights.load(module, {f"module.net.{name}": array for name, array in state.items()}, table=TABLE)
+    np.testing.assert_array_equal(contents(module)["norm.scale"], state["norm.weight"])
+    half = {("module." if number % 2 else "") + name: array for number, (name, array) in enumerate(state.items())}
+    with pytest.raises(ValueError, match=r"missing: .*surplus: module\."):
+        weights.load(module, half, table=TABLE)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.b", "a.c"], ["", "a", "a."]),
+        (["ab", "abc"], ["", "a"]),
+        (["x"], [""]),
+        (["a", "b"], [""]),
+        ([], [""]),
+        (["", "a"], [""]),
+    ],
+)
+def test_beginnings_are_those_of_all_names_and_leave_something_of_each(names, expected):
+    assert weights.prefixes(names) == expected
+
+
 def test_flattened_follows_channels_first(module, state):
     weights.load(module, state, table=TABLE)
     features = np.random.default_rng(2).normal(size=(5, 4, 2, 3)).astype(np.float32)
@@ -172,8 +195,7 @@ def test_a_truncated_file_is_refused_in_one_sentence(state, tmp_path, kept):
     [
         ("a.safetensors", b"PK\x03\x04\x00\x00\x08\x08\x00\x00"),
         ("a.safetensors", b"\x80\x02}q\x00X\x05\x00"),
-        ("a.pth", b"anything at all"),
-        ("a.th", b""),
+        ("a.pth", b"cos\nsystem\n(S'true'\ntR."),
     ],
 )
 def test_checkpoints_and_pickles_are_sent_to_the_converter(tmp_path, name, content):
