@@ -100,7 +100,8 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
         first = len(shape) - 3
         axes = (0, 2, 3, 1)[: len(shape)] if first else (1, 2, 0)
         hints = [f"channels first? use images.transpose{axes}"] if shape[first] in COLOURS else []
-        hints += ["grey? add images[..., None]"] if not first or not hints else []
+        hints += ["grey? add images[..., None]"] if len(shape) == 3 and not alone else []
+        hints = hints or ["take those that are colour, as in images[..., :3]"]
         raise ValueError(f"{expected}, got {shape}: {'; '.join(hints)}")
     values = np.asarray(image)
     if floating:
