@@ -1,12 +1,15 @@
 """Image files: read whole or refused by name, and written with all that their format holds."""
 
+import contextlib
 import io
+import logging
 import os
 import re
 import stat
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -65,8 +68,7 @@ def load(path: str | os.PathLike, *, to_srgb: bool = True) -> Picture:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not path.is_dir():
             raise _RefusedError(f"{path} is no ordinary file, expected an image file")
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, which do not name the file
+        with open(path, "rb") as file, _quiet():
             picture = _decoded(file, path, notes, to_srgb)
     except (_RefusedError, MemoryError):
         raise
@@ -90,6 +92,22 @@ def load(path: str | os.PathLike, *, to_srgb: bool = True) -> Picture:
     return picture
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep decoders from saying what is wrong without naming the file: what matters is raised."""
+    loggers = [logging.getLogger(name) for name in ("PIL", "tifffile")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
 def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Picture:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -107,11 +125,7 @@ def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Pic
         notes.append(f"holds {frames} pictures, of which the first is read")
     elif frames > 1 and kind not in ONE_PICTURE:
         raise _RefusedError(f"{path} holds {frames} frames or pages, expected one image: split it first")
-    density = picture.info.get("dpi")
-    kept: dict[str, Any] = {
-        "exif": _exif(picture),
-        "density": None if density is None else (float(density[0]), float(density[1])),
-    }
+    kept: dict[str, Any] = {"exif": _exif(picture), "density": _density(picture)}
     profile = picture.info.get("icc_profile") if to_srgb else None
     if bits == 16 and kind == "PNG":
         file.seek(0)
@@ -238,6 +252,15 @@ def _in_srgb(values: np.ndarray, profile: bytes | None, notes: list[str], *, gre
     except Exception as error:
         notes.append(f"has a colour profile that cannot be used ({error}), and is taken for sRGB")
     return np.ascontiguousarray(values)
+
+
+def _density(picture: Any) -> tuple[float, float] | None:
+    """Return pixels an inch where a file says so sensibly."""
+    try:
+        across, down = (float(each) for each in picture.info["dpi"])
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return None
+    return (across, down) if min(across, down) >= 1 and max(across, down) <= 1e6 else None
 
 
 def _exif(picture: Any) -> bytes | None:

@@ -74,10 +74,13 @@ class Record:
             )
 
     def begin(self) -> None:
-        """Write, before the first image, whose images these are."""
+        """Write, before the first image, whose images these are.
+
+        Raises:
+            ValueError: if it cannot be written.
+        """
         if not self.begun and self.before != self.now:
-            mixed = self.before is not None
-            write_json(self.path, self.now | ({"overwriting": self._other()} if mixed else {}))
+            self._write({"overwriting": self._other()} if self.before is not None else {})
         self.begun = True
 
     def end(self, *, whole: bool) -> None:
@@ -85,9 +88,18 @@ class Record:
 
         Args:
             whole: whether every image was written.
+
+        Raises:
+            ValueError: if it cannot be written.
         """
         if self.begun and whole and self.before is not None and self.before != self.now:
-            write_json(self.path, self.now)
+            self._write({})
+
+    def _write(self, further: dict[str, Any]) -> None:
+        try:
+            write_json(self.path, self.now | further)
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
     def _other(self) -> str:
         """Name the purifier of the record."""

@@ -191,7 +191,7 @@ class _Work:
                 purified: Sequence[Any] = apply(self.purifier, images, key=own)
             except (ValueError, MemoryError) as error:
                 if refuse and isinstance(error, MemoryError):
-                    raise MemoryError(f"{chunk[0].source}: {error}") from None
+                    raise MemoryError(f"{chunk[0].file.source}: {error}") from None
                 if refuse:
                     raise
                 # One that the purifier cannot take must not stop the others.

@@ -114,7 +114,7 @@ def _as_batch(image: Any, name: str, *, alone: bool) -> np.ndarray:
         hints = [f"channels first? use images.transpose{axes}"] if shape[first] in COLOURS else []
         # A last axis of a few is that of channels, a longer one may be that of columns.
         hints += ["grey? add images[..., None]"] if not first and shape[-1] > MOST_CHANNELS else []
-        hints += [] if hints else [f"{shape[-1]} channels? purify them in parts of 1 or 3"]
+        hints = hints or ["take those that are colour, as in images[..., :3]"]
         raise ValueError(f"{expected}, got {shape}: {'; '.join(hints)}")
     values = np.asarray(image)
     if floating:

@@ -298,6 +298,19 @@ def test_arrays_are_checked_before_they_are_saved(tmp_path, array, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_advice_for_many_channels_does_not_add_an_axis_too_many():
+    for images in (np.zeros((2, 6, 7, 5), np.uint8), [np.zeros((6, 7, 5), np.uint8)]):
+        with pytest.raises(ValueError, match=r"take those that are colour, as in images\[\.\.\., :3\]$"):
+            jp.purify(jp.purifiers.Identity(), images)
+
+
+def test_one_image_with_nan_is_not_taken_for_a_batch_of_rows():
+    image = np.zeros((6, 7, 3), np.float32)
+    image[2:4, 1] = np.nan
+    with pytest.raises(ValueError, match=r"images must be finite, got NaN or infinity \(6 values\)"):
+        jp.purify(jp.purifiers.Identity(), image)
+
+
 def test_advice_for_arrays_does_not_make_them_black_or_wrap_them():
     for array, words in ((np.ones((4, 4, 3), bool), "float32"), (noise(3, 16), "65535")):
         with pytest.raises(TypeError, match=words):

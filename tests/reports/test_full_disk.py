@@ -40,6 +40,10 @@ def test_images(tmp_path, capsys, ending):
         (tmp_path / "in").mkdir(exist_ok=True)
         jp.images.write(tmp_path / f"in/{name}.{ending}", pixels)
     command = ["purify", str(tmp_path / "in"), str(tmp_path / "out"), "--purifier", "none", "--no-cache", "--quiet"]
+    with files_of_at_most(0):
+        assert main(command) == 2
+    assert capsys.readouterr().err.count("cannot be written: File too large") == 2
+    assert listed(tmp_path / "out") == []
     with files_of_at_most(2048):
         assert main(command) == 2
     out, err = capsys.readouterr()
