@@ -216,7 +216,7 @@ def identity(arguments: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def changes(before: Any, now: Any, name: str = "") -> list[str]:
+def changes(before: Any, now: Any, *, name: str = "") -> list[str]:
     """Say which fields of two sets of arguments differ, down to the innermost.
 
     Args:
@@ -230,7 +230,7 @@ def changes(before: Any, now: Any, name: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         names = [*now, *(each for each in before if each not in now)]
         inner = ((f"{name}.{each}" if name else each, before.get(each), now.get(each)) for each in names)
-        return [text for each, old, new in inner if old != new for text in changes(old, new, each)]
+        return [text for each, old, new in inner if old != new for text in changes(old, new, name=each)]
     return [f"{name} ({_short(before)}, now {_short(now)})"]
 
 

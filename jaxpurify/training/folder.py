@@ -81,7 +81,7 @@ def _check(run: Path, arguments: dict[str, Any], identity: str) -> bool:
     for name in dict.fromkeys((*arguments, *before)):
         old, new = before.get(name), arguments.get(name)
         if old != new:
-            other += ["data"] if name == "data" else runs.changes(old, new, name)
+            other += ["data"] if name == "data" else runs.changes(old, new, name=name)
     if other:
         raise ValueError(
             f"run folder {run} holds a training with other {', '.join(other)}: give the same arguments to go on with "

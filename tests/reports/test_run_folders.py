@@ -121,7 +121,12 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+def quick(names, *chosen):
+    """All of them, those that are not chosen in the slow run alone."""
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("damage", quick(DAMAGES, "cut in the middle", "cut after a line", "a bit changed"))
 def test_a_damaged_part_is_computed_anew(evaluated, copy, damage):
     folder = copy(evaluated)
     expected = (folder / "records.csv").read_bytes()
@@ -324,7 +329,7 @@ BAD_LINES = {
 }
 
 
-@pytest.mark.parametrize("what", BAD_LINES)
+@pytest.mark.parametrize("what", quick(BAD_LINES, "garbage", "null", "no UTF-8"))
 def test_a_bad_line_of_the_log_is_named_and_nothing_is_lost(trained, copy, what):
     folder = copy(trained)
     path = folder / "metrics.jsonl"
@@ -354,7 +359,7 @@ def test_a_cut_last_line_of_the_log_is_left_out_and_lost_lines_are_named(trained
 SMALL = {"emptied": b"", "cut": b'{"lo', "null": b"null", "zeros": bytes(9), "no UTF-8": b"\xff\xfe", "a list": b"[]"}
 
 
-@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 6])
 @pytest.mark.parametrize("name", ["metrics/metrics", "_CHECKPOINT_METADATA"])
 def test_damaged_notes_of_any_checkpoint_are_named(trained, copy, name, step):
     folder = copy(trained)
