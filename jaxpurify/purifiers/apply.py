@@ -1,6 +1,7 @@
 """Purify images as they come: any size, one or many, 8-bit or floating point; the front door of every purifier."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ RARE = 16  # images of a size below which a size is rare, where a call has sever
 # How many programs are kept, of the usual ones and of those for rare sizes: a folder of photographs may have a size of
 # its own for each of them, and a program takes some ten megabytes.
 PROGRAMS, RARE_PROGRAMS = 64, 16
+_CLEARED = itertools.count(1)
 
 
 def purify(purifier: Any, images: Any, *, key: Any = None, batch_size: Any = 64) -> Any:
@@ -235,6 +237,8 @@ def _purify_batch(purifier: Any, batch: np.ndarray, extra: Any, program: Any) ->
     colours, opacity = _values(batch)
     if program._cache_size() >= (PROGRAMS if program in (_call, _call_filled) else RARE_PROGRAMS):
         program.clear_cache()
+        if next(_CLEARED) % 4 == 0:  # what JAX keeps of functions within them is some megabytes a size too
+            jax.clear_caches()
     try:
         purified = np.asarray(program(purifier, jnp.asarray(colours), extra))
     except jax.errors.JaxRuntimeError as error:
