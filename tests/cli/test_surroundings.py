@@ -48,7 +48,7 @@ def test_names_that_are_no_text_are_printed_in_any_locale(tmp_path, locale):
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b"\n") == 1
     assert b"t\\udcff.txt" in done.stdout
-    assert sorted(os.listdir(tmp_path / "out")) == sorted(["a.png", UNDECODABLE, "new\nline.png", "é.png"])
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([".jaxpurify.json", "a.png", UNDECODABLE, "new\nline.png", "é.png"])
 
 
 @pytest.mark.parametrize("name", [UNDECODABLE, "new\nline.png", "tab\t\x1b[31m.png"])
@@ -224,8 +224,8 @@ def test_what_may_not_be_read_is_named_as_such(tmp_path, cli):
 
 
 ADVICE = {
-    "5 channels": (np.zeros((9, 12, 5), np.float32), "5 channels?", "grey?"),
-    "5 channels of a batch": (np.zeros((2, 9, 12, 5), np.float32), "5 channels?", "grey?"),
+    "5 channels": (np.zeros((9, 12, 5), np.float32), "take those that are colour", "grey?"),
+    "5 channels of a batch": (np.zeros((2, 9, 12, 5), np.float32), "take those that are colour", "grey?"),
     "grey batch": (np.zeros((7, 28, 28), np.float32), "grey?", "channels?"),
     "NaN in one image": (np.full((3, 4, 3), np.nan, np.float32), "in 36 of its values, first in row 0", "image 0"),
 }

@@ -17,10 +17,10 @@ CIFAR = {
     "pgd": attacks.PGD(epsilon=1 / 255, steps=8),
     "mi": attacks.MIFGSM(epsilon=1 / 255, steps=8),
     "apgd": attacks.APGD(epsilon=1 / 255, steps=8),
-    "ddn": attacks.DDN(epsilon=0.12, steps=25, start=0.2),
+    "ddn": attacks.DDN(epsilon=0.12, steps=50, start=0.2),
     "carlini-wagner": attacks.CarliniWagner(epsilon=0.2, steps=40, searches_of_price=2, price=1.0, step_size=0.005),
     "deepfool": attacks.DeepFool(epsilon=0.12, steps=10, candidates=4),
-    "fab": attacks.FAB(epsilon=1 / 255, steps=8, candidates=3),
+    "fab": attacks.FAB(epsilon=1 / 255, steps=20, candidates=3),
 }
 
 
