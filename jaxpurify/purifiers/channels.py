@@ -59,7 +59,7 @@ def restore(purified: np.ndarray, given: np.ndarray, shown: np.ndarray) -> np.nd
     differs = (given != shown).any(axis=-1, keepdims=True)
     if not differs.any():
         return purified
-    wide = np.int64 if levels else np.float32
+    wide = np.int64 if levels else np.float64  # so that what a purifier leaves alone comes back to the bit
     hidden = purified.astype(wide) + given.astype(wide) - shown.astype(wide)
     return np.where(differs, hidden.clip(0, 255 if levels else 1).astype(dtype), purified)
 

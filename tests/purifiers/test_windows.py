@@ -190,7 +190,7 @@ def test_large_images_are_taken_in_windows_whatever_their_number(monkeypatch):
             return images
 
     image = noise(41, 70, 4)
-    np.testing.assert_allclose(purify(Watched(), image), image, rtol=0, atol=1e-7)  # hidden colours
+    np.testing.assert_array_equal(purify(Watched(), image), image)
     assert max(height * width for _, height, width, _ in shapes) <= 32 * 64
 
 
