@@ -129,15 +129,14 @@ def _begin(attack, target, images, labels, key, targets, devices):
 
 
 def _run(attack, target, problem, batch_size, where, progress):
-    whole: Any = None
+    result: Any = None  # all images' arrays, made with the first batch
     for rows, part in in_batches(problem, batch_size * where.count):
         best, trace = attack.search(target, part, where=where, progress=progress)
-        result = jax.tree.map(np.asarray, attack.result(best, where.put(part), trace))
-        if whole is None:
-            count = len(problem.images)
-            whole = jax.tree.map(lambda leaf, count=count: np.empty((count, *leaf.shape[1:]), leaf.dtype), result)
-        jax.tree.map(lambda into, leaf, rows=rows: into.__setitem__(rows, leaf[: len(rows)]), whole, result)
-    result = whole
+        found = jax.tree.map(np.asarray, attack.result(best, where.put(part), trace))
+        if result is None:
+            result = jax.tree.map(lambda leaf: np.empty((len(problem.images), *leaf.shape[1:]), leaf.dtype), found)
+        for into, leaf in zip(jax.tree.leaves(result), jax.tree.leaves(found), strict=True):
+            into[rows] = leaf[: len(rows)]
     check_perturbations(problem.images, result.images, norm=attack.norm, epsilon=problem.epsilon)
     warn_of_outputs(result.probabilities, result.status == NOT_FINITE)
     return result

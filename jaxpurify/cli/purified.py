@@ -1,12 +1,12 @@
 """What purified the images of a folder, so that those of two purifiers never mix in one."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxpurify.files import write_json
 from jaxpurify.listing import list_images, some
+from jaxpurify.runs import parse
 
 NAME = ".jaxpurify.json"
 
@@ -114,7 +114,7 @@ class Record:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return what a record says; one that is damaged says nothing that fits."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
