@@ -287,7 +287,10 @@ def test_draws_that_images_share_are_refused_for_folders(cli, refused, tmp_path)
         (np.zeros((2, 2, 5), np.uint8), r"got \(2, 2, 5\)"),
         (np.zeros((2, 2, 2, 3), np.uint8), r"got \(2, 2, 2, 3\)"),
         (np.zeros((0, 2, 3), np.uint8), r"got \(0, 2, 3\)"),
-        (np.full((2, 2, 3), np.nan), r"be finite, got NaN or infinity in 12 of its values"),
+        (
+            np.full((2, 2, 3), np.nan),
+            r"be finite, got NaN or infinity in 12 of its values, first in row 0 and column 0",
+        ),
         (np.full((2, 2, 3), 255.0), r"be in \[0, 1\].*divide by 255"),
         ([[0.0]], "got list"),
     ],
@@ -307,7 +310,9 @@ def test_advice_for_many_channels_does_not_add_an_axis_too_many():
 def test_one_image_with_nan_is_not_taken_for_a_batch_of_rows():
     image = np.zeros((6, 7, 3), np.float32)
     image[2:4, 1] = np.nan
-    with pytest.raises(ValueError, match=r"images must be finite, got NaN or infinity in 6 of its values"):
+    with pytest.raises(
+        ValueError, match=r"images must be finite, got NaN or infinity in 6 of its values, first in row 2 and column 1"
+    ):
         jp.purify(jp.purifiers.Identity(), image)
 
 

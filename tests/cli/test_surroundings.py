@@ -48,7 +48,9 @@ def test_names_that_are_no_text_are_printed_in_any_locale(tmp_path, locale):
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b"\n") == 1
     assert b"t\\udcff.txt" in done.stdout
-    assert sorted(os.listdir(tmp_path / "out")) == sorted([".jaxpurify.json", "a.png", UNDECODABLE, "new\nline.png", "é.png"])
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(
+        [".jaxpurify.json", "a.png", UNDECODABLE, "new\nline.png", "é.png"]
+    )
 
 
 @pytest.mark.parametrize("name", [UNDECODABLE, "new\nline.png", "tab\t\x1b[31m.png"])

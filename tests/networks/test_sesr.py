@@ -155,7 +155,7 @@ def test_a_trained_network_is_collapsed_saved_and_loaded_by_name(images, tmp_pat
 def test_weights_of_another_size_are_refused(options, tmp_path):
     other = nnx.eval_shape(lambda: CollapsedSESR(**{"scale": 2} | options, rngs=nnx.Rngs(0)))
     weights.save(randomised(other), tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="the weights of .* do not fit sesr-x2: ") as raised:
+    with pytest.raises(ValueError, match=r"the weights of .* do not fit sesr-x2: ") as raised:
         networks.load_network("sesr-x2", weights=tmp_path / "a.safetensors")
     assert "\n" not in str(raised.value)
 
