@@ -17,6 +17,8 @@ class Format(NamedTuple):
     exact: bool = True
     side: int = 65_535  # pixels at most
     exif: bool = False  # whether it holds the camera's notes
+    xmp: bool = False  # whether it holds those of editors
+    texts: bool = False  # whether it holds texts by keyword
     density: bool = False  # whether it holds pixels an inch
     options: dict[str, Any] = {}  # noqa: RUF012 (of a tuple, never changed)
 
@@ -24,14 +26,17 @@ class Format(NamedTuple):
 # WebP and AVIF hold grey as three equal channels. WebP drops colour under no opacity unless it is told to be exact.
 # What JPEG loses by Pillow's defaults would purify by itself.
 FORMATS = (
-    Format("PNG", "PNG", (".png",), (1, 2, 3, 4), (8, 16), side=1_000_000, exif=True, density=True),
-    Format("TIFF", "TIFF", (".tif", ".tiff"), (1, 2, 3, 4), (8, 16), side=1_000_000, exif=True, density=True),
     Format(
-        "WebP", "WEBP", (".webp",), (1, 3, 4), side=16_383, exif=True, options={"lossless": True, "exact": True}
+        "PNG", "PNG", (".png",), (1, 2, 3, 4), (8, 16), side=1_000_000, exif=True, xmp=True, texts=True, density=True
+    ),
+    Format("TIFF", "TIFF", (".tif", ".tiff"), (1, 2, 3, 4), (8, 16), side=1_000_000, exif=True, xmp=True, density=True),
+    Format(
+        "WebP", "WEBP", (".webp",), (1, 3, 4), side=16_383, exif=True, xmp=True,
+        options={"lossless": True, "exact": True},
     ),
     Format(
-        "JPEG", "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), (1, 3), exact=False, side=65_500, exif=True, density=True,
-        options={"quality": 95, "subsampling": 0},
+        "JPEG", "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), (1, 3), exact=False, side=65_500, exif=True, xmp=True,
+        density=True, options={"quality": 95, "subsampling": 0},
     ),
     Format("JPEG 2000", "JPEG2000", (".jp2", ".j2k", ".jpf", ".jpx"), (1, 2, 3, 4), side=1_000_000),
     Format("BMP", "BMP", (".bmp", ".dib"), (1, 3), side=1_000_000, density=True),
@@ -41,7 +46,7 @@ FORMATS = (
     Format("PCX", "PCX", (".pcx",), (1, 3)),
     Format("SGI", "SGI", (".sgi",), (1, 3, 4)),
     Format(
-        "AVIF", "AVIF", (".avif",), (1, 3, 4), exact=False, exif=True,
+        "AVIF", "AVIF", (".avif",), (1, 3, 4), exact=False, exif=True, xmp=True,
         options={"quality": 95, "subsampling": "4:4:4"},
     ),
 )  # fmt: skip

@@ -21,7 +21,8 @@ from jaxpurify.formats import Format, check_held
 HEAD = 4096  # bytes in which a format says how deep its pixels are
 # Of these one picture is meant, in several sizes or made of layers.
 ONE_PICTURE = ("ICO", "ICNS", "CUR", "DDS", "PSD")
-ORIENTATION, EXIF_IFD, GPS_IFD, PROFILE = 274, 34665, 34853, 34675
+ORIENTATION, EXIF_IFD, GPS_IFD, PROFILE, XMP = 274, 34665, 34853, 34675, 700
+XMP_KEYWORD = "XML:com.adobe.xmp"  # of a PNG file
 # What describes a picture, and not how its pixels lie in the file.
 DESCRIBING = (270, 271, 272, 305, 306, 315, 33432)
 # Colour space, width, height and interoperability: of the file that was read.
@@ -37,12 +38,23 @@ UPRIGHT = {  # by orientation
 }
 
 
+class About(NamedTuple):
+    """What an image file says besides its pixels."""
+
+    exif: bytes | None = None  # the camera's notes without the orientation
+    xmp: bytes | None = None  # what editors note, with the orientation that is upright
+    texts: dict[str, str] = {}  # noqa: RUF012 (of a tuple, never changed): by keyword; a JPEG's is "Comment"
+    density: tuple[float, float] | None = None  # pixels an inch
+
+
+NOTHING = About()
+
+
 class Picture(NamedTuple):
     """An image file's content."""
 
     pixels: np.ndarray  # uint8 or uint16 (height, width, channel): 1, 3 or 4 channels, sRGB, upright
-    exif: bytes | None = None  # the camera's notes without the orientation
-    density: tuple[float, float] | None = None  # pixels an inch
+    about: About = NOTHING
 
 
 class _RefusedError(ValueError):
@@ -125,15 +137,15 @@ def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Pic
         notes.append(f"holds {frames} pictures, of which the first is read")
     elif frames > 1 and kind not in ONE_PICTURE:
         raise _RefusedError(f"{path} holds {frames} frames or pages, expected one image: split it first")
-    kept: dict[str, Any] = {"exif": _exif(picture), "density": _density(picture)}
+    about = About(_exif(picture), _xmp(picture), _texts(picture), _density(picture))
     profile = picture.info.get("icc_profile") if to_srgb else None
     if bits == 16 and kind == "PNG":
         file.seek(0)
         turned = UPRIGHT.get(picture.getexif().get(ORIENTATION, 1), np.asarray)
         values = turned(_deep_png(file.read(), picture))
-        return Picture(_in_srgb(values, profile, notes), **kept)
+        return Picture(_in_srgb(values, profile, notes), about)
     if bits > 8 and kind == "TIFF":
-        return Picture(_deep_tiff(file, path, notes), **kept)
+        return Picture(_deep_tiff(file, path, notes), about)
     if bits > 8 or picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         raise _RefusedError(
             f"{path} has {f'{bits} bits a channel' if bits > 8 else f'{picture.mode} pixels'}, which are read from PNG "
@@ -142,11 +154,11 @@ def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Pic
     picture = ImageOps.exif_transpose(picture)
     opaque = "A" not in picture.getbands() and "a" not in picture.getbands() and "transparency" not in picture.info
     if picture.mode == "CMYK" and profile:
-        return Picture(_in_srgb(np.asarray(picture), profile, notes), **kept)
+        return Picture(_in_srgb(np.asarray(picture), profile, notes), about)
     grey = picture.mode in ("1", "L", "LA", "La")
     values = np.asarray(picture.convert("L" if grey and opaque else "RGB" if opaque else "RGBA"))
     values = values[..., None] if values.ndim == 2 else values
-    return Picture(_in_srgb(values, profile, notes, grey=grey), **kept)
+    return Picture(_in_srgb(values, profile, notes, grey=grey), about)
 
 
 def _bits(head: bytes, picture: Any) -> int:
@@ -282,51 +294,81 @@ def _exif(picture: Any) -> bytes | None:
         return None
 
 
-def encode(image: np.ndarray, form: Format, *, exif: bytes | None = None, density: Any = None) -> bytes:
-    """Encode pixels.
+def _xmp(picture: Any) -> bytes | None:
+    """Return what editors noted, as of an upright picture."""
+    tags = getattr(picture, "tag_v2", {})
+    found = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp") or tags.get(XMP)
+    found = found.encode() if isinstance(found, str) else found
+    if not isinstance(found, bytes) or not found.strip(b"\0"):
+        return None
+    return re.sub(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))[1-8]""", rb"\g<1>1", found)
 
-    Args:
-        image: ``uint8`` or ``uint16`` ``(height, width, channel)``, which the format holds.
-        form: the format.
-        exif: the camera's notes, for formats that hold them.
-        density: pixels an inch, likewise.
 
-    Returns:
-        The file's bytes.
-    """
+def _texts(picture: Any) -> dict[str, str]:
+    """Return a PNG file's texts by keyword, or the comment of another."""
+    if picture.format == "PNG":
+        return {key: str(value) for key, value in picture.text.items() if key != XMP_KEYWORD}
+    comment = picture.info.get("comment", b"")
+    comment = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
+    return {"Comment": comment} if comment else {}
+
+
+def encode(image: np.ndarray, form: Format, about: About = NOTHING) -> bytes:
+    """Return the bytes of a file with an image that the format holds, and as much as it holds of what else is said."""
     values = np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image)
+    if form.pillow == "PNG":
+        return _encode_png(values, form, about)
     if values.dtype == np.uint16:
-        return (_encode_png if form.pillow == "PNG" else _encode_tiff)(values, exif, density)
+        return _encode_tiff(values, about)
     from PIL import Image
 
     content, options = io.BytesIO(), dict(form.options)
-    options |= {"exif": exif} if exif and form.exif else {}
-    options |= {"dpi": density} if density and form.density else {}
+    options |= {"exif": about.exif} if about.exif and form.exif else {}
+    options |= {"dpi": about.density} if about.density and form.density else {}
+    if about.xmp and form.pillow == "TIFF":
+        options["exif"] = Image.Exif()
+        options["exif"].load(about.exif)
+        options["exif"][XMP] = about.xmp
+    elif about.xmp and form.xmp:
+        options["xmp"] = about.xmp
+    if form.pillow == "JPEG" and "Comment" in about.texts:
+        options["comment"] = about.texts["Comment"]
     Image.fromarray(values).save(content, format=form.pillow, **options)
     return content.getvalue()
 
 
-def _encode_png(values: np.ndarray, exif: bytes | None, density: Any) -> bytes:
-    import imagecodecs
+def _encode_png(values: np.ndarray, form: Format, about: About) -> bytes:
+    from PIL import Image
 
-    content = imagecodecs.png_encode(values)
+    texts = about.texts if about.xmp is None else {XMP_KEYWORD: about.xmp.decode("utf-8", "replace"), **about.texts}
     chunks = b""
-    if density:
-        chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in density), 1))
-    if exif:
-        chunks += _chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    return bytes(content[:33]) + chunks + content[33:]  # after the signature and the header
+    if about.density:
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in about.density), 1))
+    if about.exif:
+        chunks += _chunk(b"eXIf", about.exif.removeprefix(b"Exif\0\0"))
+    for keyword, text in texts.items():  # keyword, not compressed, no language, no translation
+        chunks += _chunk(b"iTXt", keyword.encode("latin-1", "replace")[:79] + bytes(5) + text.encode())
+    if values.dtype == np.uint16:
+        import imagecodecs
+
+        content = bytes(imagecodecs.png_encode(values))
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, format="PNG", **form.options)
+        content = buffer.getvalue()
+    return content[:33] + chunks + content[33:]  # after the signature and the header
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _encode_tiff(values: np.ndarray, exif: bytes | None, density: Any) -> bytes:
+def _encode_tiff(values: np.ndarray, about: About) -> bytes:
     import tifffile
 
     content, channels = io.BytesIO(), values.shape[2] if values.ndim == 3 else 1
-    options: dict[str, Any] = {"resolution": density, "resolutionunit": "INCH"} if density else {}
+    options: dict[str, Any] = {"resolution": about.density, "resolutionunit": "INCH"} if about.density else {}
+    options |= {"extratags": [(XMP, 1, len(about.xmp), about.xmp, True)]} if about.xmp else {}
     options |= {"extrasamples": ["unassalpha"]} if channels in (2, 4) else {}
     options |= {"planarconfig": "contig"} if channels > 1 else {}
     photometric = "rgb" if channels > 2 else "minisblack"
@@ -334,14 +376,8 @@ def _encode_tiff(values: np.ndarray, exif: bytes | None, density: Any) -> bytes:
     return content.getvalue()
 
 
-def save(path: Path, image: np.ndarray, *, exif: bytes | None = None, density: Any = None) -> None:
-    """Write an image file, whole or not at all.
-
-    Args:
-        path: where to; its ending says the format.
-        image: ``uint8`` or ``uint16`` ``(height, width, channel)``.
-        exif: the camera's notes to keep, as ``load`` has them.
-        density: pixels an inch.
+def save(path: Path, image: np.ndarray, about: About = NOTHING) -> None:
+    """Write pixels as ``load`` has them, whole or not at all; a warning says what else the file's format cannot hold.
 
     Raises:
         OSError: if it cannot be written.
@@ -349,9 +385,16 @@ def save(path: Path, image: np.ndarray, *, exif: bytes | None = None, density: A
     """
     form = check_held(path, image.shape, image.dtype)
     try:
-        content = encode(image, form, exif=exif, density=density)
+        content = encode(image, form, about)
     except Exception as error:
         raise ValueError(f"{path} cannot be written as {form.name} ({error}): write a .png instead") from error
     files.write_whole(path, lambda file: file.write(content))
-    if exif and (not form.exif or (form.name == "TIFF" and image.dtype == np.uint16)):
-        warnings.warn(f"{path} cannot hold the camera's notes (EXIF), which are left out", stacklevel=3)
+    deep_tiff = form.name == "TIFF" and image.dtype == np.uint16
+    lost = {
+        "the camera's notes (EXIF)": about.exif and (deep_tiff or not form.exif),
+        "the editor's notes (XMP)": about.xmp and not form.xmp,
+        "its texts": not form.texts and about.texts.keys() - ({"Comment"} if form.name == "JPEG" else set()),
+    }
+    if any(lost.values()):
+        names = " and ".join(name for name, left_out in lost.items() if left_out)
+        warnings.warn(f"{path} cannot hold {names}, which are left out", stacklevel=3)

@@ -5,7 +5,8 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
+from PIL.PngImagePlugin import PngInfo
 
 from jaxpurify import formats, image_files
 
@@ -147,7 +148,7 @@ REFUSED = {
         "not opacity",
     ),
     "cut.pgm": (lambda: b"P5 20 20 255\n" + bytes(8), "truncated"),
-    "text.png": (lambda: image_files._encode_png(noise(4, 4, 3, bits=16), None, None)[:-30], "truncated"),
+    "text.png": (lambda: image_files.encode(noise(4, 4, 3, bits=16), formats.BY_ENDING[".png"])[:-30], "truncated"),
 }
 
 
@@ -228,18 +229,81 @@ def test_the_cameras_notes_are_kept_but_the_orientation(tmp_path, before):
     read = image_files.load(tmp_path / f"a.{before}")
     assert read.pixels.shape == (8, 6, 3)
     for after in ("jpg", "png", "webp", "tif"):
-        image_files.save(tmp_path / f"b.{after}", read.pixels, exif=read.exif, density=read.density)
+        image_files.save(tmp_path / f"b.{after}", read.pixels, read.about)
         with Image.open(tmp_path / f"b.{after}") as written:
             found = written.getexif()
             assert (found[271], found[306], found.get(274, 1)) == ("Maker", "2020:01:01 00:00:00", 1)
             assert found.get_ifd(34665)[33434] == pytest.approx(0.01)
-            if read.density and after != "webp":
+            if read.about.density and after != "webp":
                 assert written.info["dpi"] == pytest.approx((300, 300), abs=0.01)
-    image_files.save(tmp_path / "c.png", read.pixels.astype(np.uint16), exif=read.exif, density=read.density)
+    image_files.save(tmp_path / "c.png", read.pixels.astype(np.uint16), read.about)
     again = image_files.load(tmp_path / "c.png")
-    assert (again.exif, again.pixels.dtype) == (read.exif, np.uint16)
+    assert (again.about.exif, again.pixels.dtype) == (read.about.exif, np.uint16)
     with pytest.warns(UserWarning, match=r"c\.bmp cannot hold the camera's notes"):
-        image_files.save(tmp_path / "c.bmp", read.pixels, exif=read.exif)
+        image_files.save(tmp_path / "c.bmp", read.pixels, read.about)
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:xmp="http://ns.adobe.com/xap/1.0/" %s xmp:Rating="4"/>
+</rdf:RDF></x:xmpmeta>"""
+
+
+def save_with_xmp(path, image, xmp):
+    """Save as Pillow does, each format in its own way."""
+    if path.suffix == ".png":
+        texts = PngInfo()
+        texts.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        return Image.fromarray(image).save(path, pnginfo=texts)
+    if path.suffix == ".tif":
+        return Image.fromarray(image).save(path, tiffinfo={700: xmp})
+    return Image.fromarray(image).save(path, xmp=xmp)
+
+
+@pytest.mark.parametrize("before", ["jpg", "png", "webp", "tif", "avif"])
+def test_the_editors_notes_are_kept_with_an_upright_orientation(tmp_path, before):
+    if before == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    source = tmp_path / f"a.{before}"
+    save_with_xmp(source, noise(6, 8, 3), XMP % b'tiff:Orientation="6"')
+    read = image_files.load(source)
+    assert read.about.xmp.strip(b"\0") == XMP % b'tiff:Orientation="1"'
+    for after in ("jpg", "png", "webp", "tif") + ("avif",) * features.check("avif"):
+        target = tmp_path / f"b.{after}"
+        image_files.save(target, read.pixels, read.about)
+        with Image.open(target) as written:
+            found = written.info.get("xmp") or written.info["XML:com.adobe.xmp"].encode()
+        assert found.strip(b"\0") == XMP % b'tiff:Orientation="1"'
+    for after in ("png", "tif"):
+        image_files.save(tmp_path / f"c.{after}", read.pixels.astype(np.uint16), read.about)
+        assert image_files.load(tmp_path / f"c.{after}").about.xmp == read.about.xmp
+    with pytest.warns(UserWarning, match=r"c\.bmp cannot hold the editor's notes \(XMP\), which are left out"):
+        image_files.save(tmp_path / "c.bmp", read.pixels, read.about)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_texts_are_kept_where_the_format_holds_them(tmp_path, bits):
+    texts, image = PngInfo(), noise(6, 8, 3)
+    texts.add_text("parameters", "a photograph, steps: 20")
+    texts.add_itxt("Title", "Größe")
+    texts.add_text("Comment", "late", zip=True)
+    Image.fromarray(image).save(tmp_path / "a.png", pnginfo=texts)
+    read = image_files.load(tmp_path / "a.png")
+    said = {"parameters": "a photograph, steps: 20", "Title": "Größe", "Comment": "late"}
+    assert read.about.texts == said
+    image_files.save(tmp_path / "b.png", image.astype(f"uint{bits}"), read.about)
+    with Image.open(tmp_path / "b.png") as written:
+        written.load()
+        assert written.text == said
+    with pytest.warns(UserWarning, match=r"b\.jpg cannot hold its texts, which are left out"):
+        image_files.save(tmp_path / "b.jpg", image, read.about)
+    with Image.open(tmp_path / "b.jpg") as written:
+        assert written.info["comment"] == b"late"
+    again = image_files.load(tmp_path / "b.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image_files.save(tmp_path / "c.jpg", image, again.about)
+        image_files.save(tmp_path / "c.png", image, again.about)
+    assert image_files.load(tmp_path / "c.png").about.texts == {"Comment": "late"}
 
 
 def test_what_pillow_warns_of_is_not_repeated_without_the_file(tmp_path):

@@ -36,9 +36,9 @@ def purify(
 ) -> int:
     """Purify an image file, or all images in a folder and its subfolders, of any sizes.
 
-    Opacity, 16 bits a channel and the camera's notes are kept, a photograph is turned upright, and colours are
-    converted to sRGB. What a format cannot hold is refused. Images that the target folder has already are left alone,
-    so a stopped command goes on when it is typed again; a folder holds images of one purifier only.
+    Opacity, 16 bits a channel and the notes of cameras and editors are kept, a photograph is turned upright, and
+    colours are converted to sRGB. What a format cannot hold is refused. Images that the target folder has already are
+    left alone, so a stopped command goes on when it is typed again; a folder holds images of one purifier only.
 
         jaxpurify purify photo.png clean.png --purifier gaussian-smoothing:sigma=1
         jaxpurify purify photos/ clean/ --purifier bit-depth:bits=4+gaussian-smoothing --format png
@@ -252,6 +252,6 @@ def _write(path: Path, image: np.ndarray, picture: Picture) -> None:
         image = np.rint(image.clip(0, 1).astype(np.float64) * 65535).astype(np.uint16)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(path, image, exif=picture.exif, density=picture.density)
+        save(path, image, picture.about)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
