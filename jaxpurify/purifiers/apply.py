@@ -175,7 +175,7 @@ def _purify_each(purifier: Any, flat: list[np.ndarray], keys: Any, batch_size: i
             apart += rows
             continue
         program = _hurried() if rare and pixels * len(rows) <= PIXELS and light else _call
-        most = max(1, min(batch_size, PIXELS // pixels))
+        most = max(1, min(batch_size, (PIXELS if light else LARGE) // pixels))  # a network keeps many features a pixel
         size = len(rows) if coupled else bucket(len(rows), most)
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
