@@ -19,6 +19,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from jaxpurify.networks.borders import EDGE, ZEROS, check_border, edge_padded
 from jaxpurify.networks.convolution_gradients import Geometry, input_gradient, kernel_gradient, plain
 
 Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
@@ -108,8 +109,13 @@ class Conv(nnx.Module):
         padding: as in `convolve`.
         kernel_dilation: as in `convolve`.
         use_bias: whether a bias is added to each output channel.
+        border: what is read where the padding reaches beyond the image: "zeros", or "edge", the nearest pixel, with
+            which an image of one colour stays of one colour, and which keeps the size whatever `padding` says.
         precision: as in `convolve`.
         rngs: source of the initial weights.
+
+    Raises:
+        ValueError: if the border is unknown, or "edge" and the kernel has an even side, strides or dilation.
 
     Source:
         Initial weights: He et al. 2015, normal, fan in; biases zero.
@@ -125,6 +131,7 @@ class Conv(nnx.Module):
         padding: Padding = "SAME",
         kernel_dilation: int | Sequence[int] = 1,
         use_bias: bool = True,
+        border: str = ZEROS,
         precision: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -134,17 +141,25 @@ class Conv(nnx.Module):
         self.strides = _pair(strides, "strides")
         self.padding = padding if isinstance(padding, str | int) else _freeze(padding)
         self.kernel_dilation = _pair(kernel_dilation, "kernel_dilation")
+        self.border = check_border(border, (ZEROS, EDGE))
+        plain = self.strides == self.kernel_dilation == (1, 1)
+        if border == EDGE and not (plain and all(side % 2 for side in shape[:2])):
+            raise ValueError(
+                f'the border "edge" needs an odd kernel without strides or dilation, got a kernel of {shape[:2]}, '
+                f"strides {self.strides} and dilation {self.kernel_dilation}"
+            )
         self.precision = precision
 
     def __call__(
         self, images: Float[Array, "batch height width features"]
     ) -> Float[Array, "batch new_height new_width outputs"]:
         """Convolve (batch, height, width, in_features) to (batch, new_height, new_width, out_features)."""
+        padded = edge_padded(images, self.kernel.shape[:2]) if self.border == EDGE else images
         outputs = convolve(
-            images,
+            padded,
             self.kernel[...].astype(images.dtype),
             strides=self.strides,
-            padding=self.padding,
+            padding="VALID" if self.border == EDGE else self.padding,
             kernel_dilation=self.kernel_dilation,
             precision=self.precision,
         )
