@@ -17,7 +17,7 @@ from jaxpurify.networks.borders import (
     opposite_padded,
     opposite_sources,
 )
-from jaxpurify.networks.convolution import convolve, own_gradients, per_channel
+from jaxpurify.networks.convolution import convolve, convolve_padded, own_gradients, per_channel
 from jaxpurify.networks.layers import prelu
 from jaxpurify.networks.weights import Entry, Layout
 
@@ -185,15 +185,17 @@ class _Layer(nnx.Module):
     def _corners(self, looking: Array, kernel: Array, dilation: tuple[int, int]) -> Array:
         """Convolve with the corners of a rectangle, as many rows and columns apart as the dilation says."""
         down, right = dilation[0] // 2, dilation[1] // 2
-        padding = "SAME"
+        corners = kernel.reshape(2, 2, *kernel.shape[1:])
         if self.border == OPPOSITE:
             if not has_opposites(looking.shape[1:3], (down, right)):
                 taps = ((0, 0), (-down, -right), (-down, right), (down, -right), (down, right))
-                corners = jnp.concatenate(_gathered(looking, taps)[1:], axis=-1)
-                return _product(corners, kernel.reshape(-1, kernel.shape[-1]))
-            looking, padding = opposite_padded(looking, (down, right)), "VALID"
+                gathered = jnp.concatenate(_gathered(looking, taps)[1:], axis=-1)
+                return _product(gathered, kernel.reshape(-1, kernel.shape[-1]))
+            looking = opposite_padded(looking, (down, right))
         with own_gradients(True):  # JAX's are slow in the loop, and for dilated kernels everywhere
-            return convolve(looking, kernel.reshape(2, 2, *kernel.shape[1:]), padding=padding, kernel_dilation=dilation)
+            if self.border == OPPOSITE:
+                return convolve_padded(looking, corners, kernel_dilation=dilation)
+            return convolve(looking, corners, kernel_dilation=dilation)
 
 
 def _gathered(features: Array, taps: tuple[tuple[int, int], ...]) -> list[Array]:

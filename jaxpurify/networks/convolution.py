@@ -98,6 +98,29 @@ def convolve(
     return (_convolve if _OWN.value else plain)(geometry, images, kernel)
 
 
+def convolve_padded(
+    images: Float[Array, "batch height width features"],
+    kernel: Float[Array, "rows columns features outputs"],
+    *,
+    kernel_dilation: int | Sequence[int] = 1,
+    precision: str | None = None,
+) -> Float[Array, "batch new_height new_width outputs"]:
+    """Convolve images that are padded already, as `convolve` does with the padding "VALID", in less time on the CPU.
+
+    Args:
+        images: as in `convolve`.
+        kernel: as in `convolve`.
+        kernel_dilation: as in `convolve`.
+        precision: as in `convolve`.
+
+    Returns:
+        (batch, new_height, new_width, outputs).
+    """
+    # A row too many: XLA's CPU backend takes up to twice the time where it has nothing to pad.
+    outputs = convolve(images, kernel, padding=((0, 1), (0, 0)), kernel_dilation=kernel_dilation, precision=precision)
+    return outputs[:, :-1]
+
+
 class Conv(nnx.Module):
     """A convolution layer with the library's own backward pass (see `convolve`); it computes in the images' dtype.
 
@@ -154,15 +177,19 @@ class Conv(nnx.Module):
         self, images: Float[Array, "batch height width features"]
     ) -> Float[Array, "batch new_height new_width outputs"]:
         """Convolve (batch, height, width, in_features) to (batch, new_height, new_width, out_features)."""
-        padded = edge_padded(images, self.kernel.shape[:2]) if self.border == EDGE else images
-        outputs = convolve(
-            padded,
-            self.kernel[...].astype(images.dtype),
-            strides=self.strides,
-            padding="VALID" if self.border == EDGE else self.padding,
-            kernel_dilation=self.kernel_dilation,
-            precision=self.precision,
-        )
+        kernel = self.kernel[...].astype(images.dtype)
+        if self.border == EDGE:
+            padded = edge_padded(images, kernel.shape[:2])
+            outputs = convolve_padded(padded, kernel, precision=self.precision)
+        else:
+            outputs = convolve(
+                images,
+                kernel,
+                strides=self.strides,
+                padding=self.padding,
+                kernel_dilation=self.kernel_dilation,
+                precision=self.precision,
+            )
         if self.bias is None:
             return outputs
         return outputs + per_channel(self.bias[...], images)

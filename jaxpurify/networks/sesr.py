@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxpurify.images import check_colour
 from jaxpurify.networks.borders import EDGE, ZEROS, check_border, edge_padded
-from jaxpurify.networks.convolution import Conv, convolve, per_channel
+from jaxpurify.networks.convolution import Conv, convolve, convolve_padded, per_channel
 from jaxpurify.networks.edsr import BORDERS, SCALES, pixel_shuffle
 from jaxpurify.networks.layers import PReLU
 
@@ -72,10 +72,12 @@ class LinearBlock(nnx.Module):
         self, images: Float[Array, "batch height width features"]
     ) -> Float[Array, "batch height width outputs"]:
         """Convolve (batch, height, width, in_features) to (batch, height, width, out_features)."""
-        kernel, padding = self.kernel.astype(images.dtype), "SAME"
+        kernel = self.kernel.astype(images.dtype)
         if self.border == EDGE:
-            images, padding = edge_padded(images, kernel.shape[:2]), "VALID"
-        outputs = convolve(images, kernel, padding=padding, precision=self.precision)
+            padded = edge_padded(images, kernel.shape[:2])
+            outputs = convolve_padded(padded, kernel, precision=self.precision)
+        else:
+            outputs = convolve(images, kernel, precision=self.precision)
         return outputs + per_channel(self.bias[...], images)
 
 
