@@ -61,7 +61,7 @@ Recipe = tuple[training.Task, int, training.Recipe]
 RECIPES: dict[str, Recipe] = {
     "edsr-baseline-x2": (
         Refinement(network_name="edsr-baseline", patch=24, reductions=(1, 2)),
-        400,
+        300,
         training.Recipe(batch_size=16, learning_rate=2e-4, warmup=0.05, held_out=0.02, average=0.99, log_every=10),
     ),
     "sesr-x2": (

@@ -27,19 +27,27 @@ def check_border(border: str, known: tuple[str, ...]) -> str:
 
 
 def edge_padded(
-    features: Float[Array, "batch height width features"], kernel_size: tuple[int, ...]
+    features: Float[Array, "batch height width features"], kernel_size: tuple[int, ...], *, cell: int = 1
 ) -> Float[Array, "batch new_height new_width features"]:
     """Repeat the outermost pixels, so that a convolution without padding keeps the size, and constants constant.
 
     Args:
         features: (batch, height, width, features).
         kernel_size: rows and columns of the kernel, both odd.
+        cell: rows and columns of what is repeated. After a pixel shuffle it is what one pixel became, since the pixels
+            of such a cell differ where the image has one colour; then the kernel reaches no further than a cell.
 
     Returns:
         (batch, height + rows - 1, width + columns - 1, features).
     """
-    rows, columns = (size // 2 for size in kernel_size)
-    return jnp.pad(features, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode="edge")
+    reaches = [size // 2 for size in kernel_size]
+    if cell == 1:
+        rows, columns = reaches
+        return jnp.pad(features, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode="edge")
+    for axis, reach in zip((1, 2), reaches, strict=True):
+        size = features.shape[axis]
+        features = _continued(features, axis, slice(cell - reach, cell), slice(size - cell, size - cell + reach))
+    return features
 
 
 def has_opposites(size: tuple[int, ...], offset: Offset) -> bool:
@@ -72,9 +80,7 @@ def opposite_padded(
     """
     for axis, step in zip((1, 2), offset, strict=True):
         size = features.shape[axis]
-        before, after = (slice(step, 2 * step), slice(size - 2 * step, size - step))
-        others = (slice(None),) * axis
-        features = jnp.concatenate((features[(*others, before)], features, features[(*others, after)]), axis=axis)
+        features = _continued(features, axis, slice(step, 2 * step), slice(size - 2 * step, size - step))
     return features
 
 
@@ -100,6 +106,12 @@ def opposite_sources(height: int, width: int, taps: tuple[Offset, ...]) -> Int[n
         for pixel in np.ndindex(height, width)
     ]
     return np.array([row * width + column for row, column in sources], np.int32).reshape(len(taps), -1)
+
+
+def _continued(features: Array, axis: int, before: slice, after: slice) -> Array:
+    """Put copies of two parts of an axis before and after it."""
+    others = (slice(None),) * axis
+    return jnp.concatenate((features[(*others, before)], features, features[(*others, after)]), axis=axis)
 
 
 def _source(pixel: Offset, tap: Offset, size: Offset, *, centre: bool) -> Offset:

@@ -134,6 +134,7 @@ class Conv(nnx.Module):
         use_bias: whether a bias is added to each output channel.
         border: what is read where the padding reaches beyond the image: "zeros", or "edge", the nearest pixel, with
             which an image of one colour stays of one colour, and which keeps the size whatever `padding` says.
+        cell: with the border "edge": rows and columns of what is repeated, as in `edge_padded`.
         precision: as in `convolve`.
         rngs: source of the initial weights.
 
@@ -155,6 +156,7 @@ class Conv(nnx.Module):
         kernel_dilation: int | Sequence[int] = 1,
         use_bias: bool = True,
         border: str = ZEROS,
+        cell: int = 1,
         precision: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -164,7 +166,7 @@ class Conv(nnx.Module):
         self.strides = _pair(strides, "strides")
         self.padding = padding if isinstance(padding, str | int) else _freeze(padding)
         self.kernel_dilation = _pair(kernel_dilation, "kernel_dilation")
-        self.border = check_border(border, (ZEROS, EDGE))
+        self.border, self.cell = check_border(border, (ZEROS, EDGE)), cell
         plain = self.strides == self.kernel_dilation == (1, 1)
         if border == EDGE and not (plain and all(side % 2 for side in shape[:2])):
             raise ValueError(
@@ -179,7 +181,7 @@ class Conv(nnx.Module):
         """Convolve (batch, height, width, in_features) to (batch, new_height, new_width, out_features)."""
         kernel = self.kernel[...].astype(images.dtype)
         if self.border == EDGE:
-            padded = edge_padded(images, kernel.shape[:2])
+            padded = edge_padded(images, kernel.shape[:2], cell=self.cell)
             outputs = convolve_padded(padded, kernel, precision=self.precision)
         else:
             outputs = convolve(

@@ -45,7 +45,8 @@ class EDSR(nnx.Module):
         blocks: number of residual blocks.
         residual_scale: what the output of a block's convolutions is multiplied by before it is added.
         border: what every convolution reads beyond the border: "zeros", as in the authors' code, with which an image
-            gets darker towards its border, or "edge", the nearest pixel, with which one colour stays one colour.
+            gets darker towards its border, or "edge", the nearest pixel, with which one colour stays one colour; after
+            the pixel shuffle it is what the nearest pixel has become.
         precision: as in `convolve`.
         rngs: source of the initial weights.
 
@@ -79,8 +80,13 @@ class EDSR(nnx.Module):
         self.head = _convolution(3, features, **options)
         self.blocks = nnx.List([_Block(features, residual_scale, **options) for _ in range(blocks)])
         self.body_end = _convolution(features, features, **options)
-        self.upsamplers = nnx.List([_convolution(features, features * step**2, **options) for step in _steps(scale)])
-        self.tail = _convolution(features, 3, gain=0.01, **options)
+        self.upsamplers = nnx.List(
+            [
+                _convolution(features, features * step**2, cell=step**number, **options)
+                for number, step in enumerate(_steps(scale))
+            ]
+        )
+        self.tail = _convolution(features, 3, gain=0.01, cell=scale, **options)
 
     @classmethod
     def baseline(cls, scale: int = 2, *, border: str = ZEROS, rngs: nnx.Rngs) -> "EDSR":

@@ -2,11 +2,13 @@
 
 import hashlib
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxpurify import datasets, images, networks
-from jaxpurify.networks import registry
+from jaxpurify.networks import registry, weights
 from jaxpurify.training import Recipe, SuperResolution
 
 SHIPPED = registry.__file__.replace("registry.py", "shipped/")
@@ -50,3 +52,26 @@ def test_a_small_recipe_is_trained_measured_and_described(study, tmp_path, monke
     card = (tmp_path / "run/sesr-x2.md").read_text()
     assert "Set (1 images), luma PSNR" in card
     assert hashlib.sha256((tmp_path / "run/sesr-x2.safetensors").read_bytes()).hexdigest() in card
+
+
+def test_a_refinement_goes_on_from_weights_with_patches_of_one_colour(study, tmp_path):
+    task = study.Refinement(
+        network_name="edsr-baseline", patch=8, features=2, blocks=1, start=str(tmp_path / "a"), flat=0.5
+    )
+    first = SuperResolution(network_name="edsr-baseline", patch=8, features=2, blocks=1).network(nnx.Rngs(3))
+    weights.save(first, tmp_path / "a")
+    for ours, theirs in zip(
+        *(jax.tree.leaves(nnx.state(each)) for each in (task.network(nnx.Rngs(0)), first)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    batch = task.batch([(image[::2, ::2], image) for image in noise], np.arange(64) % 2, np.random.default_rng(1))
+    flat = np.ptp(batch["low"], axis=(1, 2)).max(-1) == 0
+    np.testing.assert_array_equal(np.ptp(batch["high"], axis=(1, 2)).max(-1) == 0, flat)
+    np.testing.assert_array_equal(batch["low"][flat, 0, 0], batch["high"][flat, 0, 0])
+    assert 16 < flat.sum() < 48
+
+
+def test_a_refinement_asks_for_weights(study, tmp_path):
+    with pytest.raises(ValueError, match="edsr-baseline-x2 goes on from weights: pass them as --start"):
+        study.main(study.Config("edsr-baseline-x2", tmp_path, tmp_path / "run"))

@@ -135,7 +135,7 @@ def test_a_pixel_without_neighbours_is_refused(network):
 
 
 @pytest.mark.parametrize("size", [(2, 2), (1, 9), (5, 4), (32, 32), (33, 47)])
-@pytest.mark.parametrize("name", ["blind-spot", "sesr-x2"])
+@pytest.mark.parametrize("name", ["blind-spot", "edsr-baseline-x2", "sesr-x2"])
 def test_shipped_networks_keep_black_grey_and_white_at_every_border(name, size):
     levels = np.array([0, 128, 255], np.float32).reshape(3, 1, 1, 1)
     images = jnp.broadcast_to(levels / 255, (3, *size, 3))
@@ -148,7 +148,7 @@ def small_sesr(border="edge"):
 
 
 def small_edsr(border):
-    return EDSR(3, features=4, blocks=2, border=border, rngs=nnx.Rngs(0))
+    return EDSR(4, features=4, blocks=2, border=border, rngs=nnx.Rngs(0))
 
 
 def small_blind_spot():
