@@ -38,7 +38,7 @@ def test_card_and_registry_name_the_file_that_is_there(name):
 @pytest.mark.usefixtures("lenient")
 def test_a_small_recipe_is_trained_measured_and_described(study, tmp_path, monkeypatch):
     task, recipe = SuperResolution(patch=8), Recipe(batch_size=2)
-    monkeypatch.setitem(study.RECIPES, "sesr-x2", (task, 2, recipe))
+    monkeypatch.setitem(study.RECIPES, "sesr-x2", ((task, 2, recipe),))
     monkeypatch.setattr(study, "SETS", ("Set",))
     (tmp_path / "sets/Set/image_SRF_2").mkdir(parents=True)
     (tmp_path / "photographs").mkdir()
@@ -55,7 +55,7 @@ def test_a_small_recipe_is_trained_measured_and_described(study, tmp_path, monke
 
 
 def test_a_refinement_goes_on_from_weights_with_patches_of_one_colour(study, tmp_path):
-    task = study.Refinement(
+    task = study.RefinedSuperResolution(
         network_name="edsr-baseline", patch=8, features=2, blocks=1, start=str(tmp_path / "a"), flat=0.5
     )
     first = SuperResolution(network_name="edsr-baseline", patch=8, features=2, blocks=1).network(nnx.Rngs(3))
@@ -70,8 +70,3 @@ def test_a_refinement_goes_on_from_weights_with_patches_of_one_colour(study, tmp
     np.testing.assert_array_equal(np.ptp(batch["high"], axis=(1, 2)).max(-1) == 0, flat)
     np.testing.assert_array_equal(batch["low"][flat, 0, 0], batch["high"][flat, 0, 0])
     assert 16 < flat.sum() < 48
-
-
-def test_a_refinement_asks_for_weights(study, tmp_path):
-    with pytest.raises(ValueError, match="edsr-baseline-x2 goes on from weights: pass them as --start"):
-        study.main(study.Config("edsr-baseline-x2", tmp_path, tmp_path / "run"))
