@@ -9,10 +9,8 @@ on which nothing is trained; without it, the card has no figures. A run that was
 and one that is finished is measured again.
 
 Nothing is selected while it trains: the number of steps is fixed and the last average of the weights is taken. On one
-core of two: 65 minutes for edsr-baseline-x2, 14 for sesr-x2, 17 for blind-spot, and 8 and 2 for second stages, which go
-on with flat patches. With --start, the weights that a first stage has made, only the last stage is trained. So it was
-for edsr-baseline-x2, whose first stage had seen no patch without zeros near all of its pixels: in flat areas without
-a border it made contrast a sixth too large.
+core of two: 65 minutes for edsr-baseline-x2, 14 for sesr-x2, and 19 for blind-spot, whose second stage goes on with
+flat patches. What is shipped for super-resolution was trained with zeros beyond the border, and is used without.
 """
 
 import dataclasses
@@ -60,11 +58,6 @@ class Refinement(Task):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RefinedSuperResolution(Refinement, training.SuperResolution):
-    """The second stage of a super-resolution network."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class RefinedBlindSpot(Refinement, training.BlindSpot):
     """The second stage of a blind-spot network."""
 
@@ -76,11 +69,6 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             training.SuperResolution(network_name="edsr-baseline", patch=24, reductions=(1, 2)),
             4_000,
             training.Recipe(batch_size=16, learning_rate=5e-4, warmup=0.05, held_out=0.02, log_every=10),
-        ),
-        (
-            RefinedSuperResolution(network_name="edsr-baseline", patch=24, reductions=(1, 2)),
-            300,
-            training.Recipe(batch_size=16, learning_rate=2e-4, warmup=0.05, held_out=0.02, average=0.98, log_every=10),
         ),
     ),
     "sesr-x2": (
@@ -105,8 +93,6 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         ),
     ),
 }
-# What was different about the first stage of the weights that are shipped.
-BEFORE = {"edsr-baseline-x2": "\nThe first stage had zeros beyond the border; SHA-256 of its weights: `{digest}`."}
 SHAVE = 2  # pixels of the border that luma PSNR leaves out, at ×2
 LEVELS = (15, 25, 50)  # standard deviations of noise, of 255
 SETS = ("Set5", "Set14", "BSD100")
@@ -122,7 +108,6 @@ class Config:
     run: Path
     output: Path | None = None
     benchmarks: Path | None = None
-    start: Path | None = None
     seed: int = 0
 
 
@@ -208,7 +193,7 @@ Written by `experiments/shipped_weights.py`; SHA-256 of `{file}`:
 --benchmarks SETS --output jaxpurify/networks/shipped`
 
 **Recipe.** {stages}. Nothing was selected: the number of steps was fixed, and these are
-the last averaged weights. Trained on {where}.{before}
+the last averaged weights. Trained on {where}.
 
 **Data.** The 300 photographs of the development set of the NIPS 2017 competition on adversarial attacks and defences,
 299×299 pixels each, all published by their photographers under CC-BY 2.0; the set's own table names the author and the
@@ -236,7 +221,6 @@ def card(config: Config, network: Any, module: Any, figures: Figures, content: b
     Returns:
         Markdown.
     """
-    start = None if config.start is None else config.start.read_bytes()
     return CARD.format(
         name=config.network,
         architecture=type(module).__name__,
@@ -249,7 +233,6 @@ def card(config: Config, network: Any, module: Any, figures: Figures, content: b
             f"`{task}`, {steps:,} steps of `{recipe}`" for task, steps, recipe in RECIPES[config.network]
         ),
         where=environment()["device"],
-        before="" if start is None else BEFORE[config.network].format(digest=hashlib.sha256(start).hexdigest()),
         figures="\n".join(f"| {what} | {figure} |" for what, figure in figures.items()) or "| none measured | |",
     )
 
@@ -260,10 +243,8 @@ def main(config: Config) -> None:
     Args:
         config: which, and on what.
     """
-    stages, start, key = RECIPES[config.network], config.start, jax.random.key(config.seed)
-    for number, (task, steps, recipe) in enumerate(stages, 1):
-        if config.start is not None and number < len(stages):
-            continue
+    key, start = jax.random.key(config.seed), None
+    for number, (task, steps, recipe) in enumerate(RECIPES[config.network], 1):
         if isinstance(task, Refinement):
             task = dataclasses.replace(task, start=str(start))
         run = config.run if number == 1 else config.run.with_name(f"{config.run.name}-stage-{number}")
