@@ -31,7 +31,7 @@ class Shipped(NamedTuple):
 
 # Of the weight files in the folder `shipped`, each beside the card that says how it came to be.
 SHA256 = {
-    "blind-spot": "022a643c110a643816b7e5cc966665adb4d16d288a0a6367c152a5d51b69906c",
+    "blind-spot": "b2039716a7f2fcac06d00973003e0bb1e899321118cc6b836fc26f47e208fe02",
     "edsr-baseline-x2": "8b7afc5de0293565e65db309559a6c4d79476acb6914a3ea47522a3eca209b70",
     "photos-cnn": "60369d9de553ee8a5b5098b04f6a8907d0ae087dd3e116f161de6f62c52c198c",
     "sesr-x2": "877a71209f3d8dbed35aa3b4ffabce776007e6b13fecbf8e8f821c043cacf7ba",
