@@ -9,7 +9,15 @@ from flax import nnx
 from jax import Array, lax
 from jaxtyping import Float
 
-from jaxpurify.networks.convolution import convolve, own_gradients, per_channel
+from jaxpurify.networks.borders import (
+    OPPOSITE,
+    ZEROS,
+    check_border,
+    has_opposites,
+    opposite_padded,
+    opposite_sources,
+)
+from jaxpurify.networks.convolution import convolve, convolve_padded, own_gradients, per_channel
 from jaxpurify.networks.layers import prelu
 from jaxpurify.networks.weights import Entry, Layout
 
@@ -19,6 +27,7 @@ WIDTH = 64
 AROUND = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2))
 KNIGHT = ((2, 2), (0, 1), (0, 3), (4, 1), (4, 3), (1, 0), (1, 4), (3, 0), (3, 4))
 QUINCUNX = ((1, 1), (0, 0), (0, 2), (2, 0), (2, 2))
+BORDERS = (ZEROS, OPPOSITE)
 # What follows the centre tap, four taps at a time, is the corners of a rectangle: a 2×2 kernel of this dilation.
 KNIGHT_RECTANGLES = ((4, 2), (2, 4))
 QUINCUNX_RECTANGLES = ((6, 6),)
@@ -36,10 +45,19 @@ class BlindSpotNetwork(nnx.Module):
     (±3, 0) and (0, ±3). The layers after it move by (±3, ±3) or not at all, which never makes the sum of both offsets
     an even multiple of 3 where it was an odd one: offset (0, 0) stays out of reach.
 
+    With the border "opposite", a tap that lies outside the image is replaced by the tap on the opposite side of the
+    output pixel: row offset and column offset change sign, each if it leads outside. A kernel's taps lie
+    symmetrically, so what is read is another tap of the same kernel, and the network is blind at the border for the
+    same reason as inside; an image of one colour stays of one colour, since nothing but the image is read. Where both
+    sides are outside, in images of less than 6 pixels, the tap reads the centre, and in the first layer, which has
+    none, the neighbour along the other axis.
+
     Args:
         channels: channels of the images: 3 for RGB, 1 for grey.
         width: features of each stream.
         layers: number of masked convolutions, 1 or more; 8 here, 17 in the scripts of the authors.
+        border: what convolutions read beyond the border: "zeros", with which an image gets darker towards its border,
+            or "opposite", as above. Weights belong to the border with which they were trained.
         rngs: source of the initial weights.
 
     Attributes:
@@ -47,25 +65,29 @@ class BlindSpotNetwork(nnx.Module):
         macs_per_pixel: multiply-adds for a pixel; taps that the masks remove are not computed, and not counted.
 
     Raises:
-        ValueError: if a count is below 1.
+        ValueError: if a count is below 1 or the border unknown; when called with the border "opposite", if an image has
+            one pixel, which has no neighbours.
 
     Source:
         FBI-Denoiser (Byun, Cha, Moon 2021), as its published code has it: no batch normalisation, PReLU slopes one a
-        channel and 0 at first, borders padded with zeros. That code has as many slopes in the first layer as the
-        images have channels: one here too for grey images, and one for each of the layer's outputs for others, which
-        is our choice, as are the initial weights (He et al. 2015).
+        channel and 0 at first, the border "zeros"; the border "opposite" is our choice. That code has as many slopes in
+        the first layer as the images have channels: one here too for grey images, and one for each of the layer's
+        outputs for others, which is our choice, as are the initial weights (He et al. 2015).
     """
 
-    def __init__(self, channels: int = 3, *, width: int = WIDTH, layers: int = DEPTH, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, channels: int = 3, *, width: int = WIDTH, layers: int = DEPTH, border: str = ZEROS, rngs: nnx.Rngs
+    ) -> None:
         for name, count in (("channels", channels), ("width", width), ("layers", layers)):
             if isinstance(count, bool) or count < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {count}")
         self.channels, self.width, self.layers = channels, width, layers
+        self.border = check_border(border, BORDERS)
         self.receptive_field = receptive_field(layers)
-        self.first = _First(channels, width, rngs=rngs)
+        self.first = _First(channels, width, border=border, rngs=rngs)
         self.rest = nnx.List(
             [
-                _Layer(width, KNIGHT_RECTANGLES if number == 0 else QUINCUNX_RECTANGLES, rngs=rngs)
+                _Layer(width, QUINCUNX_RECTANGLES if number else KNIGHT_RECTANGLES, border=border, rngs=rngs)
                 for number in range(layers - 1)
             ]
         )
@@ -86,6 +108,8 @@ class BlindSpotNetwork(nnx.Module):
         """Rebuild images (batch, height, width, channels) in [0, 1]; the result is not clipped."""
         if images.shape[-1] != self.channels:
             raise ValueError(f"images must have {self.channels} channels, last, got the shape {images.shape}")
+        if self.border == OPPOSITE and images.shape[1:3] == (1, 1):
+            raise ValueError(f"images must have more than one pixel, for a pixel's neighbours, got {images.shape}")
         looking = self.first(images)
         gathered = total = self.first.residual(looking)
         layers = list(self.rest)
@@ -116,7 +140,8 @@ def _run(layers: list["_Layer"], streams: tuple[Array, Array, Array]) -> tuple[A
 class _First(nnx.Module):
     """The eight neighbours of a pixel, side by side, in one dense product: images have few channels."""
 
-    def __init__(self, channels: int, width: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, channels: int, width: int, *, border: str, rngs: nnx.Rngs) -> None:
+        self.border = border
         self.kernel = _weights((len(AROUND), channels, width), rngs)
         self.bias = _zeros(width)
         self.slope = _zeros(1 if channels == 1 else width)
@@ -124,8 +149,12 @@ class _First(nnx.Module):
 
     def __call__(self, images: Array) -> Array:
         height, width = images.shape[1:3]
-        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        neighbours = [padded[:, row : row + height, column : column + width] for row, column in AROUND]
+        if self.border == OPPOSITE and not has_opposites(images.shape[1:3], (1, 1)):
+            neighbours = _gathered(images, tuple((row - 1, column - 1) for row, column in AROUND))
+        else:
+            zeros = self.border == ZEROS
+            padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))) if zeros else opposite_padded(images, (1, 1))
+            neighbours = [padded[:, row : row + height, column : column + width] for row, column in AROUND]
         kernel = self.kernel[...].reshape(-1, self.kernel.shape[-1])
         looking = _product(jnp.concatenate(neighbours, axis=-1), kernel) + per_channel(self.bias[...], images)
         return prelu(looking, self.slope[...])
@@ -137,8 +166,8 @@ class _Layer(nnx.Module):
     The kernel is computed as what it is made of, a centre and rectangles, which spares the taps that the mask removes.
     """
 
-    def __init__(self, width: int, rectangles: tuple[tuple[int, int], ...], *, rngs: nnx.Rngs) -> None:
-        self.rectangles = rectangles
+    def __init__(self, width: int, rectangles: tuple[tuple[int, int], ...], *, border: str, rngs: nnx.Rngs) -> None:
+        self.rectangles, self.border = rectangles, border
         self.kernel = _weights((1 + 4 * len(rectangles), width, width), rngs)
         self.bias = _zeros(width)
         self.slope = _zeros(width)
@@ -149,11 +178,31 @@ class _Layer(nnx.Module):
         kernel = self.kernel[...].astype(looking.dtype)
         around = _product(looking, kernel[0])
         for number, dilation in enumerate(self.rectangles):
-            corners = kernel[1 + 4 * number : 5 + 4 * number].reshape(2, 2, *kernel.shape[1:])
-            with own_gradients(True):  # JAX's are slow in the loop, and for dilated kernels everywhere
-                around = around + convolve(looking, corners, kernel_dilation=dilation)
+            around = around + self._corners(looking, kernel[1 + 4 * number : 5 + 4 * number], dilation)
         looking = prelu(around + per_channel(self.bias[...], looking), self.slope[...])
         return looking, self.residual(prelu((looking + gathered) / 2, self.gathering_slope[...]))
+
+    def _corners(self, looking: Array, kernel: Array, dilation: tuple[int, int]) -> Array:
+        """Convolve with the corners of a rectangle, as many rows and columns apart as the dilation says."""
+        down, right = dilation[0] // 2, dilation[1] // 2
+        corners = kernel.reshape(2, 2, *kernel.shape[1:])
+        if self.border == OPPOSITE:
+            if not has_opposites(looking.shape[1:3], (down, right)):
+                taps = ((0, 0), (-down, -right), (-down, right), (down, -right), (down, right))
+                gathered = jnp.concatenate(_gathered(looking, taps)[1:], axis=-1)
+                return _product(gathered, kernel.reshape(-1, kernel.shape[-1]))
+            looking = opposite_padded(looking, (down, right))
+        with own_gradients(True):  # JAX's are slow in the loop, and for dilated kernels everywhere
+            if self.border == OPPOSITE:
+                return convolve_padded(looking, corners, kernel_dilation=dilation)
+            return convolve(looking, corners, kernel_dilation=dilation)
+
+
+def _gathered(features: Array, taps: tuple[tuple[int, int], ...]) -> list[Array]:
+    """Return what each tap reads under the border "opposite", for images too small to be padded."""
+    batch, height, width, channels = features.shape
+    pixels = features.reshape(batch, height * width, channels)
+    return [pixels[:, source].reshape(features.shape) for source in opposite_sources(height, width, taps)]
 
 
 class _Residual(nnx.Module):

@@ -40,7 +40,8 @@ def convert(
 
     Args:
         source: the checkpoint (`.th`, `.pth`, `.pt`, `.safetensors`, `.index.json`).
-        target: the safetensors file; written whole or not at all. Its metadata names the architecture.
+        target: the safetensors file; written whole or not at all. Its metadata names the architecture, and the
+            border where the source's does.
         architecture: the registered network that the weights are expected to fit; None to find out.
         key: the path of the weights in the checkpoint, with dots ("state_dict_ema"), or a beginning of names, up to a
             dot, of those that are wanted; None where there is one set.
@@ -88,7 +89,9 @@ def convert(
 
     from safetensors.numpy import save
 
-    content = save(state, metadata={"format": "pt"} | ({"architecture": found} if found else {}))
+    said = weights.metadata(source) if kind in (formats.SAFETENSORS, formats.INDEX) else {}
+    kept = {"border": said["border"]} if "border" in said else {}
+    content = save(state, metadata={"format": "pt"} | ({"architecture": found} if found else {}) | kept)
     write_whole(target, lambda file: file.write(content))
     others = tuple(other or "(the file itself)" for other in sets if other != path)
     advice = "" if found else matching.advice(shapes)

@@ -1,6 +1,7 @@
 """EDSR: residual super-resolution without batch normalisation, in the naming of the published weights."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxpurify.images import check_colour
+from jaxpurify.networks.borders import EDGE, ZEROS, check_border
 from jaxpurify.networks.convolution import Conv
 from jaxpurify.networks.layers import conv_table
 from jaxpurify.networks.weights import CONVOLUTION, Entry, Layout, State
@@ -16,6 +18,7 @@ from jaxpurify.networks.weights import CONVOLUTION, Entry, Layout, State
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, a channel
 LEVELS = 255.0  # The published networks compute in 0..255.
 SCALES = (2, 3, 4)
+BORDERS = (ZEROS, EDGE)
 # Published state dicts hold the mean shift too, as the fixed weights of 1×1 convolutions.
 MEAN_SHIFT = tuple(f"{shift}.{part}" for shift in ("sub_mean", "add_mean") for part in ("weight", "bias"))
 
@@ -23,9 +26,9 @@ MEAN_SHIFT = tuple(f"{shift}.{part}" for shift in ("sub_mean", "add_mean") for p
 class _Block(nnx.Module):
     """Two convolutions and a rectifier beside the identity."""
 
-    def __init__(self, features: int, residual_scale: float, *, precision: str | None, rngs: nnx.Rngs) -> None:
-        self.first = _convolution(features, features, precision=precision, rngs=rngs)
-        self.second = _convolution(features, features, precision=precision, rngs=rngs)
+    def __init__(self, features: int, residual_scale: float, **options: Any) -> None:
+        self.first = _convolution(features, features, **options)
+        self.second = _convolution(features, features, **options)
         self.residual_scale = residual_scale
 
     def __call__(self, features: Array) -> Array:
@@ -41,11 +44,14 @@ class EDSR(nnx.Module):
         features: channels of the hidden layers.
         blocks: number of residual blocks.
         residual_scale: what the output of a block's convolutions is multiplied by before it is added.
+        border: what every convolution reads beyond the border: "zeros", as in the authors' code, with which an image
+            gets darker towards its border, or "edge", the nearest pixel, with which one colour stays one colour; after
+            the pixel shuffle it is what the nearest pixel has become.
         precision: as in `convolve`.
         rngs: source of the initial weights.
 
     Raises:
-        ValueError: if the scale is not 2, 3 or 4, or a size is not positive.
+        ValueError: if the scale is not 2, 3 or 4, a size is not positive, or the border is unknown.
 
     Source:
         Lim, Son, Kim, Nah, Lee 2017, "Enhanced deep residual networks for single image super-resolution", section 3;
@@ -61,6 +67,7 @@ class EDSR(nnx.Module):
         features: int = 64,
         blocks: int = 16,
         residual_scale: float = 1.0,
+        border: str = ZEROS,
         precision: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -68,42 +75,46 @@ class EDSR(nnx.Module):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
         if features < 1 or blocks < 1:
             raise ValueError(f"features and blocks must be 1 or more, got {features} and {blocks}")
-        self.scale = scale
-        self.head = _convolution(3, features, precision=precision, rngs=rngs)
-        self.blocks = nnx.List(
-            [_Block(features, residual_scale, precision=precision, rngs=rngs) for _ in range(blocks)]
-        )
-        self.body_end = _convolution(features, features, precision=precision, rngs=rngs)
+        self.scale, self.border = scale, check_border(border, BORDERS)
+        options: dict[str, Any] = {"border": border, "precision": precision, "rngs": rngs}
+        self.head = _convolution(3, features, **options)
+        self.blocks = nnx.List([_Block(features, residual_scale, **options) for _ in range(blocks)])
+        self.body_end = _convolution(features, features, **options)
         self.upsamplers = nnx.List(
-            [_convolution(features, features * step**2, precision=precision, rngs=rngs) for step in _steps(scale)]
+            [
+                _convolution(features, features * step**2, cell=step**number, **options)
+                for number, step in enumerate(_steps(scale))
+            ]
         )
-        self.tail = _convolution(features, 3, gain=0.01, precision=precision, rngs=rngs)
+        self.tail = _convolution(features, 3, gain=0.01, cell=scale, **options)
 
     @classmethod
-    def baseline(cls, scale: int = 2, *, rngs: nnx.Rngs) -> "EDSR":
+    def baseline(cls, scale: int = 2, *, border: str = ZEROS, rngs: nnx.Rngs) -> "EDSR":
         """Construct the paper's baseline: 64 features, 16 blocks.
 
         Args:
             scale: 2, 3 or 4.
+            border: "zeros" or "edge".
             rngs: source of the initial weights.
 
         Returns:
             The network; 1,369,859 weights for scale 2.
         """
-        return cls(scale, rngs=rngs)
+        return cls(scale, border=border, rngs=rngs)
 
     @classmethod
-    def large(cls, scale: int = 2, *, rngs: nnx.Rngs) -> "EDSR":
+    def large(cls, scale: int = 2, *, border: str = ZEROS, rngs: nnx.Rngs) -> "EDSR":
         """Construct the paper's large network: 256 features, 32 blocks, residual scale 0.1.
 
         Args:
             scale: 2, 3 or 4.
+            border: "zeros" or "edge".
             rngs: source of the initial weights.
 
         Returns:
             The network; about 40.7 million weights for scale 2.
         """
-        return cls(scale, features=256, blocks=32, residual_scale=0.1, rngs=rngs)
+        return cls(scale, features=256, blocks=32, residual_scale=0.1, border=border, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "batch height width channel"]
@@ -222,8 +233,8 @@ def _steps(scale: int) -> tuple[int, ...]:
     return (2, 2) if scale == 4 else (scale,)
 
 
-def _convolution(ins: int, outs: int, *, gain: float = 1.0, precision: str | None, rngs: nnx.Rngs) -> Conv:
-    conv = Conv(ins, outs, 3, padding=1, precision=precision, rngs=rngs)
+def _convolution(ins: int, outs: int, *, gain: float = 1.0, **options: Any) -> Conv:
+    conv = Conv(ins, outs, 3, padding=1, **options)
     # From He's variance, 2 / fan in.
     conv.kernel[...] = conv.kernel[...] * (gain / math.sqrt(6))
     return conv

@@ -79,6 +79,26 @@ def recognise(file: BufferedIOBase, name: str) -> str:
     return UNKNOWN
 
 
+def metadata(file: BufferedIOBase) -> dict[str, str]:
+    """Return what a safetensors file says about itself.
+
+    Args:
+        file: its content, from the beginning.
+
+    Returns:
+        Name → text; empty where it says nothing or is no safetensors file.
+    """
+    head = file.read(9)
+    length = int.from_bytes(head[:8], "little")
+    if head[8:] != b"{" or length > LONGEST_HEADER:
+        return {}
+    try:
+        said = json.loads(b"{" + file.read(length - 1)).get("__metadata__", {})
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def index(content: bytes, name: str) -> dict[str, str]:
     """Read the index of weights that lie in several files.
 

@@ -5,13 +5,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from flax import nnx
 
 from jaxpurify import classifiers
 from jaxpurify.datasets.photos import CLASS_NAMES as PHOTOS_CLASSES
-from jaxpurify.networks import edsr, imagenet_resnet, resnet, weights
+from jaxpurify.networks import blind_spot, edsr, formats, imagenet_resnet, resnet, weights
 from jaxpurify.networks.blind_spot import BlindSpotNetwork, blind_spot_table
 from jaxpurify.networks.imitation import ImitationNetwork
 from jaxpurify.networks.photos_cnn import PhotosCNN
@@ -30,17 +31,17 @@ class Shipped(NamedTuple):
 
 # Of the weight files in the folder `shipped`, each beside the card that says how it came to be.
 SHA256 = {
-    "blind-spot": "022a643c110a643816b7e5cc966665adb4d16d288a0a6367c152a5d51b69906c",
-    "edsr-baseline-x2": "58501c855cd1e26fd95b872338cd1d09aca1dd598190146db6aefdd48bdd92b3",
+    "blind-spot": "b2039716a7f2fcac06d00973003e0bb1e899321118cc6b836fc26f47e208fe02",
+    "edsr-baseline-x2": "8b7afc5de0293565e65db309559a6c4d79476acb6914a3ea47522a3eca209b70",
     "photos-cnn": "60369d9de553ee8a5b5098b04f6a8907d0ae087dd3e116f161de6f62c52c198c",
-    "sesr-x2": "b6b1378ba921e4bb06fa09e43184f32497da9c7347796f5edaff8a5d90b2341f",
+    "sesr-x2": "877a71209f3d8dbed35aa3b4ffabce776007e6b13fecbf8e8f821c043cacf7ba",
 }
 
 
 class Architecture(NamedTuple):
     """A network that can be asked for by name: a classifier, or (kind "images") one from images to images."""
 
-    construct: Callable[[nnx.Rngs], nnx.Module]
+    construct: Callable[..., nnx.Module]
     kind: str = CLASSIFIER
     class_names: tuple[str, ...] = ()
     table: Callable[[], dict[str, weights.Entry]] | None = None
@@ -49,10 +50,13 @@ class Architecture(NamedTuple):
     # Names in published state dicts that are no trained weights, and what checks and removes them.
     fixed: tuple[str, ...] = ()
     without_fixed: Callable[[weights.State], weights.State] | None = None
+    # What the network can read beyond the border, what published weights want first: `construct` takes one of them.
+    borders: tuple[str, ...] = ()
 
-    def abstract(self) -> nnx.Module:
+    def abstract(self, border: str | None = None) -> nnx.Module:
         """Return the network without weights: constructing them would take longer than loading better ones."""
-        return nnx.eval_shape(lambda: self.construct(nnx.Rngs(0)))
+        chosen = {"border": border or self.borders[0]} if self.borders else {}
+        return nnx.eval_shape(lambda: self.construct(nnx.Rngs(0), **chosen))
 
     def names_of(self, module: nnx.Module, names: Iterable[str] = ()) -> dict[str, weights.Entry]:
         """Return the table of names of its weights: its own where `names` are, or where it was never anybody else's."""
@@ -79,7 +83,8 @@ def _imagenet_resnet(depth: int) -> Architecture:
 def _edsr(construct: Callable[..., edsr.EDSR], scale: int, *, blocks: int) -> Architecture:
     return Architecture(
         kind=IMAGES,
-        construct=lambda rngs: construct(scale, rngs=rngs),
+        construct=lambda rngs, border: construct(scale, border=border, rngs=rngs),
+        borders=edsr.BORDERS,
         table=lambda: edsr.edsr_table(scale, blocks=blocks),
         fixed=edsr.MEAN_SHIFT,
         without_fixed=edsr.without_mean_shift,
@@ -87,13 +92,18 @@ def _edsr(construct: Callable[..., edsr.EDSR], scale: int, *, blocks: int) -> Ar
 
 
 def _sesr(scale: int) -> Architecture:
-    return Architecture(kind=IMAGES, construct=lambda rngs: CollapsedSESR(scale, rngs=rngs))
+    return Architecture(
+        kind=IMAGES,
+        construct=lambda rngs, border: CollapsedSESR(scale, border=border, rngs=rngs),
+        borders=edsr.BORDERS,
+    )
 
 
 def _blind_spot(*, layers: int, width: int) -> Architecture:
     return Architecture(
         kind=IMAGES,
-        construct=lambda rngs: BlindSpotNetwork(width=width, layers=layers, rngs=rngs),
+        construct=lambda rngs, border: BlindSpotNetwork(width=width, layers=layers, border=border, rngs=rngs),
+        borders=blind_spot.BORDERS,
         table=lambda: blind_spot_table(layers=layers),
     )
 
@@ -239,7 +249,8 @@ def load_module(name: str, *, weights_file: str | os.PathLike | None = None) -> 
     Args:
         name: one of `names(kind=None)`.
         weights_file: a safetensors file in PyTorch's names (what `jaxpurify convert` writes) or in the module's own;
-            None for weights that are shipped.
+            None for weights that are shipped. What a network reads beyond the border stands in the file's metadata,
+            as `border`; where nothing stands there it is zeros, as in published weights.
 
     Returns:
         The module.
@@ -249,16 +260,16 @@ def load_module(name: str, *, weights_file: str | os.PathLike | None = None) -> 
         ValueError: if the name is unknown, weights are needed, or the file does not fit.
     """
     known = architecture(name)
+    state: weights.State
     if weights_file is None:
         if known.shipped is None:
             raise ValueError(
                 f"{name} comes without weights: pass weights=, a safetensors file "
                 f"(`jaxpurify convert` makes one of a PyTorch checkpoint)"
             )
-        state: weights.State = _read_shipped(known.shipped)
+        state, said = _read_shipped(known.shipped)
     else:
-        state = weights.read(weights_file)
-    module = known.abstract()
+        state, said = weights.read(weights_file), weights.metadata(weights_file)
     shapes = {key: array.shape for key, array in state.items()}
     prefix = next((begin for begin in weights.prefixes(state) if fits(name, weights.without(shapes, begin))), None)
     if prefix is None:
@@ -267,9 +278,10 @@ def load_module(name: str, *, weights_file: str | os.PathLike | None = None) -> 
         raise ValueError(f"the weights of {weights_file} do not fit {name}: {misfit(name, shapes)}")
     state = weights.without(state, prefix)
     try:
+        module = known.abstract(said.get("border"))
         state = state if known.without_fixed is None else known.without_fixed(state)
         weights.load(module, state, table=known.names_of(module, state), name=name)
-    except ValueError as error:  # not finite
+    except ValueError as error:  # not finite, or a border that the network does not know
         raise ValueError(f"{weights_file}: {error}") from None
     module.eval()
     return module
@@ -325,7 +337,7 @@ def load_network(name: str, *, weights: str | os.PathLike | None = None) -> clas
     return classifiers.of_nnx(load_module(name, weights_file=weights), name=name)
 
 
-def _read_shipped(shipped: Shipped) -> dict[str, Any]:
+def _read_shipped(shipped: Shipped) -> tuple[weights.State, dict[str, str]]:
     file = resources.files("jaxpurify.networks").joinpath("shipped", shipped.file)
     if not file.is_file():
         raise FileNotFoundError(f"the shipped weights {shipped.file} are not there: install jaxpurify again")
@@ -336,4 +348,4 @@ def _read_shipped(shipped: Shipped) -> dict[str, Any]:
             f"the shipped weights {shipped.file} were changed (SHA-256 {digest}, expected {shipped.sha256}): "
             f"install jaxpurify again"
         )
-    return weights.parse(content, shipped.file)
+    return weights.parse(content, shipped.file), formats.metadata(BytesIO(content))

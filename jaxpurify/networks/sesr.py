@@ -10,8 +10,9 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxpurify.images import check_colour
-from jaxpurify.networks.convolution import Conv, convolve, per_channel
-from jaxpurify.networks.edsr import SCALES, pixel_shuffle
+from jaxpurify.networks.borders import EDGE, ZEROS, check_border, edge_padded
+from jaxpurify.networks.convolution import Conv, convolve, convolve_padded, per_channel
+from jaxpurify.networks.edsr import BORDERS, SCALES, pixel_shuffle
 from jaxpurify.networks.layers import PReLU
 
 
@@ -28,6 +29,7 @@ class LinearBlock(nnx.Module):
         expansion: channels between.
         residual: whether the input is added to the output, which collapses into the kernel too.
         gain: variance of the output of an untrained block, the input's being 1; the added input aside.
+        border: "zeros" or "edge", as in `EDSR`.
         precision: as in `convolve`.
         rngs: source of the initial weights.
 
@@ -44,6 +46,7 @@ class LinearBlock(nnx.Module):
         expansion: int,
         residual: bool,
         gain: float,
+        border: str,
         precision: str | None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -53,6 +56,7 @@ class LinearBlock(nnx.Module):
         self.project = nnx.Param(math.sqrt(gain) * project)
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
         self.residual = residual
+        self.border = border
         self.precision = precision
 
     @property
@@ -68,7 +72,12 @@ class LinearBlock(nnx.Module):
         self, images: Float[Array, "batch height width features"]
     ) -> Float[Array, "batch height width outputs"]:
         """Convolve (batch, height, width, in_features) to (batch, height, width, out_features)."""
-        outputs = convolve(images, self.kernel.astype(images.dtype), precision=self.precision)
+        kernel = self.kernel.astype(images.dtype)
+        if self.border == EDGE:
+            padded = edge_padded(images, kernel.shape[:2])
+            outputs = convolve_padded(padded, kernel, precision=self.precision)
+        else:
+            outputs = convolve(images, kernel, precision=self.precision)
         return outputs + per_channel(self.bias[...], images)
 
 
@@ -76,17 +85,18 @@ class _Upscaler(nnx.Module):
     """What both forms compute: they differ in what a layer is."""
 
     scale: int
+    border: str
     first: Any
     blocks: Any
     last: Any
     activations: Any
 
-    def _assemble(self, scale: int, features: int, blocks: int, layer: Callable[..., nnx.Module]) -> None:
+    def _assemble(self, scale: int, features: int, blocks: int, border: str, layer: Callable[..., nnx.Module]) -> None:
         if scale not in SCALES:
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
         if features < 1 or blocks < 1:
             raise ValueError(f"features and blocks must be 1 or more, got {features} and {blocks}")
-        self.scale = scale
+        self.scale, self.border = scale, border
         self.first = layer(3, features, 5)
         self.blocks = nnx.List([layer(features, features, 3) for _ in range(blocks)])
         self.last = layer(features, 3 * scale**2, 5)
@@ -127,11 +137,13 @@ class SESR(_Upscaler):
         features: channels of the collapsed hidden layers.
         blocks: number of 3×3 linear blocks.
         expansion: channels inside a linear block while it is trained.
+        border: what every convolution reads beyond the border: "zeros", with which an image gets darker towards its
+            border, or "edge", the nearest pixel, with which one colour stays one colour.
         precision: as in `convolve`.
         rngs: source of the initial weights.
 
     Raises:
-        ValueError: if the scale is not 2, 3 or 4, or a size is not positive.
+        ValueError: if the scale is not 2, 3 or 4, a size is not positive, or the border is unknown.
 
     Source:
         Bhardwaj et al. 2022, "Collapsible linear blocks for super-efficient super resolution", section 3; they
@@ -147,22 +159,33 @@ class SESR(_Upscaler):
         features: int = 16,
         blocks: int = 11,
         expansion: int = 256,
+        border: str = ZEROS,
         precision: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         if expansion < 1:
             raise ValueError(f"expansion must be 1 or more, got {expansion}")
 
+        check_border(border, BORDERS)
+
         def layer(ins: int, outs: int, size: int) -> LinearBlock:
             residual = size == 3
             # Residuals of all blocks together about as large as what they are added to.
             gain = 1 / blocks if residual else 1.0 if ins == 3 else 0.0
             return LinearBlock(
-                ins, outs, size, expansion=expansion, residual=residual, gain=gain, precision=precision, rngs=rngs
+                ins,
+                outs,
+                size,
+                expansion=expansion,
+                residual=residual,
+                gain=gain,
+                border=border,
+                precision=precision,
+                rngs=rngs,
             )
 
         self.precision = precision
-        self._assemble(scale, features, blocks, layer)
+        self._assemble(scale, features, blocks, border, layer)
 
     def collapse(self) -> "CollapsedSESR":
         """Collapse every linear block to one convolution.
@@ -170,9 +193,13 @@ class SESR(_Upscaler):
         Returns:
             A network that computes the same, but for rounding.
         """
-        features, precision = self.first.bias.shape[0], self.precision
         collapsed = CollapsedSESR(
-            self.scale, features=features, blocks=len(self.blocks), precision=precision, rngs=nnx.Rngs(0)
+            self.scale,
+            features=self.first.bias.shape[0],
+            blocks=len(self.blocks),
+            border=self.border,
+            precision=self.precision,
+            rngs=nnx.Rngs(0),
         )
         for ours, theirs in zip(_layers(collapsed), _layers(self), strict=True):
             ours.kernel[...], ours.bias[...] = theirs.kernel, theirs.bias[...]
@@ -188,11 +215,12 @@ class CollapsedSESR(_Upscaler):
         scale: 2, 3 or 4: rows and columns of the output for one of the input.
         features: channels of the hidden layers.
         blocks: number of 3×3 convolutions.
+        border: as in `SESR`.
         precision: as in `convolve`.
         rngs: source of the initial weights, which `SESR.collapse` or a weight file replaces.
 
     Raises:
-        ValueError: if the scale is not 2, 3 or 4, or a size is not positive.
+        ValueError: if the scale is not 2, 3 or 4, a size is not positive, or the border is unknown.
 
     Source:
         Bhardwaj et al. 2022, section 3.1.
@@ -204,10 +232,13 @@ class CollapsedSESR(_Upscaler):
         *,
         features: int = 16,
         blocks: int = 11,
+        border: str = ZEROS,
         precision: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        self._assemble(scale, features, blocks, lambda *sizes: Conv(*sizes, precision=precision, rngs=rngs))
+        check_border(border, BORDERS)
+        options: dict[str, Any] = {"border": border, "precision": precision, "rngs": rngs}
+        self._assemble(scale, features, blocks, border, lambda *sizes: Conv(*sizes, **options))
 
 
 def _layers(network: Any) -> Sequence[Any]:

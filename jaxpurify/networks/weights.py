@@ -96,6 +96,27 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return state
 
 
+def metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Return what a safetensors file, or the first that an index names, says about itself.
+
+    Args:
+        path: the file, or the index of files that lie beside it.
+
+    Returns:
+        Name → text; empty where it says nothing.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    path = expanded(path)
+    with path.open("rb") as file:
+        kind = formats.recognise(file, str(path))
+        if kind != formats.INDEX:
+            file.seek(0)
+            return formats.metadata(file)
+    return metadata(next(iter(shards(path.read_bytes(), path))))
+
+
 def shards(content: bytes, path: Path) -> dict[Path, list[str]]:
     """Return the files that an index names, and the names of the weights in each.
 
@@ -319,12 +340,14 @@ def save(module: nnx.Module, path: str | os.PathLike, *, metadata: Mapping[str, 
     Args:
         module: the network.
         path: the file; its folder must exist.
-        metadata: what the file says about itself: text only.
+        metadata: what the file says about itself: text only. The border of a network that has one to choose is added,
+            since weights are of use with that one only.
     """
     from safetensors.numpy import save as serialise
 
     arrays = {key: np.asarray(variable[...]) for key, variable in _variables(module).items()}
-    content = serialise(arrays, metadata=dict(metadata or {}))
+    border = {"border": module.border} if hasattr(module, "border") else {}
+    content = serialise(arrays, metadata=border | dict(metadata or {}))
     write_whole(path, lambda file: file.write(content))
 
 

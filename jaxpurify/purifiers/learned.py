@@ -58,7 +58,7 @@ def warn_of_small(network: Any, images: Any) -> None:
     if field is not None and min(height, width) < field:
         warnings.warn(
             f"the images ({height}×{width} pixels) are smaller than the receptive field of {network.name} "
-            f"({field}×{field}): what lies beyond their border is zero to it",
+            f"({field}×{field}): it was trained to see more than there is",
             stacklevel=2,
         )
 

@@ -18,9 +18,10 @@ NETWORK = "blind-spot"
 class BlindSpot:
     """Restore every pixel of an image from its neighbours, with a network that does not see the pixel itself.
 
-    Beyond the border the network sees zeros. So an image smaller than the receptive field (43 pixels to a side for 8
-    layers, 97 for 17) is restored from what there is, with one warning; an image of one pixel has no neighbours and is
-    refused.
+    Where the shipped network would look beyond the border, it looks to the opposite side of the pixel, which keeps an
+    image of one colour as it is; published weights, and whatever else was trained so, have zeros there. An image
+    smaller than the receptive field (43 pixels to a side for 8 layers, 97 for 17) is restored from what there is, with
+    one warning; an image of one pixel has no neighbours and is refused.
 
     Args:
         network: images to images of the same shape, such as ``networks.load_network("blind-spot")``.

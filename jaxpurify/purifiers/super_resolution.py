@@ -26,8 +26,9 @@ class SuperResolution:
     is the same pipeline with the surrogates of these two (without them there is no ``surrogate``). Bicubic enlarging
     (``network=Resizing(scale=2, back=False)``) is the control that belongs beside every figure.
 
-    Beyond the border the networks of this library see zeros. So an image smaller than the receptive field is enlarged
-    like any other, down to a single pixel; one warning says so.
+    Beyond the border the shipped networks see the nearest pixel, which keeps an image of one colour as it is; published
+    weights were trained with zeros there, and have them. An image smaller than the receptive field is enlarged like any
+    other, down to a single pixel, with one warning.
 
     Args:
         network: images to images ``scale`` times as large, such as ``networks.load_network`` returns.

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from jaxpurify.networks.blind_spot import BlindSpotNetwork, receptive_field
+from jaxpurify.networks.borders import OPPOSITE
 from jaxpurify.training.patch_task import PatchTask, measured_psnr, precision_of
 from jaxpurify.training.task import Batch
 from jaxpurify.transforms.gaussian import gaussian_smooth
@@ -85,7 +86,7 @@ class BlindSpot(PatchTask):
 
     def network(self, rngs: nnx.Rngs) -> nnx.Module:
         """Construct the network."""
-        return BlindSpotNetwork(3, width=self.width, layers=self.layers, rngs=rngs)
+        return BlindSpotNetwork(3, width=self.width, layers=self.layers, border=OPPOSITE, rngs=rngs)
 
     def loss(self, network: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         """Compare the network's output with the target."""

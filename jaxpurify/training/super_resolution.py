@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from jaxpurify.images import resize
+from jaxpurify.networks.borders import EDGE
 from jaxpurify.networks.edsr import EDSR
 from jaxpurify.networks.sesr import SESR
 from jaxpurify.training.patch_task import as_float, measured_psnr
@@ -67,10 +68,10 @@ class SuperResolution(Task):
         sizes: dict[str, Any] = {"features": self.features, "blocks": self.blocks}
         sizes = {name: value for name, value in sizes.items() if value is not None}
         if self.network_name == "sesr":
-            return SESR(self.scale, **sizes, rngs=rngs)
+            return SESR(self.scale, **sizes, border=EDGE, rngs=rngs)
         if self.network_name == "edsr-large":
             sizes = {"features": 256, "blocks": 32, "residual_scale": 0.1} | sizes
-        return EDSR(self.scale, **sizes, rngs=rngs)
+        return EDSR(self.scale, **sizes, border=EDGE, rngs=rngs)
 
     def prepare(self, data: Any, *, split: str = "train") -> Pairs:
         """Shrink the photographs once."""

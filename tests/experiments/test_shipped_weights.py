@@ -2,12 +2,14 @@
 
 import hashlib
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxpurify import datasets, images, networks
-from jaxpurify.networks import registry
-from jaxpurify.training import Recipe, SuperResolution
+from jaxpurify.networks import registry, weights
+from jaxpurify.training import BlindSpot, Recipe, SuperResolution
 
 SHIPPED = registry.__file__.replace("registry.py", "shipped/")
 
@@ -36,7 +38,7 @@ def test_card_and_registry_name_the_file_that_is_there(name):
 @pytest.mark.usefixtures("lenient")
 def test_a_small_recipe_is_trained_measured_and_described(study, tmp_path, monkeypatch):
     task, recipe = SuperResolution(patch=8), Recipe(batch_size=2)
-    monkeypatch.setitem(study.RECIPES, "sesr-x2", (task, 2, recipe))
+    monkeypatch.setitem(study.RECIPES, "sesr-x2", ((task, 2, recipe),))
     monkeypatch.setattr(study, "SETS", ("Set",))
     (tmp_path / "sets/Set/image_SRF_2").mkdir(parents=True)
     (tmp_path / "photographs").mkdir()
@@ -50,3 +52,19 @@ def test_a_small_recipe_is_trained_measured_and_described(study, tmp_path, monke
     card = (tmp_path / "run/sesr-x2.md").read_text()
     assert "Set (1 images), luma PSNR" in card
     assert hashlib.sha256((tmp_path / "run/sesr-x2.safetensors").read_bytes()).hexdigest() in card
+
+
+def test_a_refinement_goes_on_from_weights_with_patches_of_one_colour(study, tmp_path):
+    sizes = {"layers": 2, "width": 2, "patch": 8}
+    task = study.RefinedBlindSpot(**sizes, start=str(tmp_path / "a"), flat=0.5)
+    first = BlindSpot(**sizes).network(nnx.Rngs(3))
+    weights.save(first, tmp_path / "a")
+    found, expected = (jax.tree.leaves(nnx.state(each)) for each in (task.network(nnx.Rngs(0)), first))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    noise = list(np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8))
+    images = task.batch(noise, np.arange(64) % 2, np.random.default_rng(1))["images"]
+    flat = np.ptp(images, axis=(1, 2)).max(-1) == 0
+    assert 16 < flat.sum() < 48
+    assert np.isin(images[3::4][flat[3::4]], (0, 255)).all()
+    assert np.ptp(task.scored_batch(noise, np.arange(2), np.random.default_rng(1))["images"], axis=(1, 2)).min() > 0

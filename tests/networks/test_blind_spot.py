@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from jaxpurify.networks import weights
-from jaxpurify.networks.blind_spot import BlindSpotNetwork, blind_spot_table
+from jaxpurify.networks.blind_spot import BORDERS, BlindSpotNetwork, blind_spot_table
 from jaxpurify.networks.convolution import own_gradients
 
 
@@ -16,33 +16,44 @@ def slow(*values):
 
 @pytest.fixture(scope="module")
 def network(filled):
-    return lambda layers, width=2, channels=3: filled(
-        lambda: BlindSpotNetwork(channels, width=width, layers=layers, rngs=nnx.Rngs(0))
+    return lambda layers, width=2, channels=3, **options: filled(
+        lambda: BlindSpotNetwork(channels, width=width, layers=layers, **options, rngs=nnx.Rngs(0))
     )
 
 
-def own_pixel(module, size):
+def own_pixel(module, height, width=None):
     """Return the blocks (pixel, output channel, input channel) of the Jacobian, and what lies beside them."""
     graph, state = nnx.split(module)
-    images = jnp.asarray(np.random.default_rng(1).uniform(size=(1, size, size, 3)), jnp.float32)
+    width = width or height
+    count = height * width
+    images = jnp.asarray(np.random.default_rng(1).uniform(size=(1, height, width, 3)), jnp.float32)
     jacobian = jax.jit(jax.jacrev(lambda images: nnx.merge(graph, state)(images)))(images)
-    pixels = np.asarray(jacobian).reshape(size * size, 3, size * size, 3)
-    diagonal = np.stack([pixels[i, :, i] for i in range(size * size)])
-    neighbours = np.stack([pixels[i, :, i + 1] for i in range(size * size - 1) if (i + 1) % size])
-    return diagonal, neighbours
+    pixels = np.asarray(jacobian).reshape(count, 3, count, 3)
+    diagonal = np.stack([pixels[i, :, i] for i in range(count)])
+    neighbours = [pixels[i, :, i + 1] for i in range(count - 1) if (i + 1) % width]
+    return diagonal, np.stack(neighbours or [pixels[i, :, i + width] for i in range(count - width)])
 
 
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("layers", [1, slow(2), slow(3), 8, 17])
-def test_blind_spot_ignores_every_channel_of_the_own_pixel(network, layers):
-    diagonal, neighbours = own_pixel(network(layers), 12)
+def test_blind_spot_ignores_every_channel_of_the_own_pixel(network, layers, border):
+    diagonal, neighbours = own_pixel(network(layers, border=border), 12)
+    assert np.all(diagonal == 0)
+    assert np.mean(neighbours != 0) > 0.9
+
+
+@pytest.mark.parametrize("size", [(2, 1), (2, 2), (1, 9), (5, 4), (3, 7), slow((4, 6)), slow((7, 5)), slow((2, 13))])
+def test_blind_spot_is_blind_in_images_smaller_than_its_steps(network, size):
+    diagonal, neighbours = own_pixel(network(8, border="opposite"), *size)
     assert np.all(diagonal == 0)
     assert np.mean(neighbours != 0) > 0.9
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("layers", [8, 17, 25])
-def test_blind_spot_stays_blind_on_images_as_large_as_several_dilated_steps(network, layers):
-    assert np.all(own_pixel(network(layers), 26)[0] == 0)
+def test_blind_spot_stays_blind_on_images_as_large_as_several_dilated_steps(network, layers, border):
+    assert np.all(own_pixel(network(layers, border=border), 26)[0] == 0)
 
 
 def test_masks_reach_no_offset_of_zero_at_any_depth():
