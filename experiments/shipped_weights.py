@@ -66,14 +66,14 @@ Stage = tuple[Task, int, training.Recipe]
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "edsr-baseline-x2": (
         (
-            training.SuperResolution(network_name="edsr-baseline", patch=24, reductions=(1, 2)),
+            training.SuperResolution(network_name="edsr-baseline", patch=24, reductions=(1, 2), border="zeros"),
             4_000,
             training.Recipe(batch_size=16, learning_rate=5e-4, warmup=0.05, held_out=0.02, log_every=10),
         ),
     ),
     "sesr-x2": (
         (
-            training.SuperResolution(network_name="sesr", patch=32, reductions=(1, 2)),
+            training.SuperResolution(network_name="sesr", patch=32, reductions=(1, 2), border="zeros"),
             8_000,
             training.Recipe(batch_size=16, learning_rate=1e-3, warmup=0.02, held_out=0.02),
         ),
@@ -93,6 +93,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         ),
     ),
 }
+BORDERS = {"edsr-baseline-x2": "edge", "sesr-x2": "edge"}  # with which networks are used that were trained with another
 SHAVE = 2  # pixels of the border that luma PSNR leaves out, at ×2
 LEVELS = (15, 25, 50)  # standard deviations of noise, of 255
 SETS = ("Set5", "Set14", "BSD100")
@@ -252,7 +253,8 @@ def main(config: Config) -> None:
         start = run / "weights.safetensors"
     folder = config.output or config.run
     file = folder / f"{config.network}.safetensors"
-    weights.save(trained.module, file, metadata={"architecture": config.network})
+    border = {"border": BORDERS[config.network]} if config.network in BORDERS else {}
+    weights.save(trained.module, file, metadata={"architecture": config.network} | border)
     network = load_network(config.network, weights=file)
     figures = MEASURES[config.network](network, config.benchmarks) if config.benchmarks else {}
     text = card(config, network, trained.module, figures, file.read_bytes())

@@ -9,8 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxpurify.networks.blind_spot import BlindSpotNetwork, receptive_field
-from jaxpurify.networks.borders import OPPOSITE
+from jaxpurify.networks.blind_spot import BORDERS, BlindSpotNetwork, receptive_field
 from jaxpurify.training.patch_task import PatchTask, measured_psnr, precision_of
 from jaxpurify.training.task import Batch
 from jaxpurify.transforms.gaussian import gaussian_smooth
@@ -38,6 +37,8 @@ class BlindSpot(PatchTask):
         clean: share of the patches without noise.
         patch: rows and columns of a patch, at least the network's receptive field.
         reductions: whole factors by which the photographs are shrunk; each makes further pictures.
+        border: what the network reads beyond the border: ``"opposite"``, with which one colour stays one colour, or
+            ``"zeros"``, as in FBI-Denoiser's code.
 
     Raises:
         ValueError: if a number is out of its domain.
@@ -57,13 +58,14 @@ class BlindSpot(PatchTask):
     clean: float = 0.25
     patch: int = 48
     reductions: tuple[int, ...] = (1, 2)
+    border: Literal["opposite", "zeros"] = "opposite"
 
     metric: ClassVar[str] = "psnr"
     greater_is_better: ClassVar[bool] = True
     loops: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, known in (("input", INPUTS), ("target", TARGETS)):
+        for name, known in (("input", INPUTS), ("target", TARGETS), ("border", BORDERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("layers", "width"):
@@ -86,7 +88,7 @@ class BlindSpot(PatchTask):
 
     def network(self, rngs: nnx.Rngs) -> nnx.Module:
         """Construct the network."""
-        return BlindSpotNetwork(3, width=self.width, layers=self.layers, border=OPPOSITE, rngs=rngs)
+        return BlindSpotNetwork(3, width=self.width, layers=self.layers, border=self.border, rngs=rngs)
 
     def loss(self, network: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         """Compare the network's output with the target."""

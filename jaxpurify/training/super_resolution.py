@@ -10,8 +10,7 @@ from flax import nnx
 from jax import Array
 
 from jaxpurify.images import resize
-from jaxpurify.networks.borders import EDGE
-from jaxpurify.networks.edsr import EDSR
+from jaxpurify.networks.edsr import BORDERS, EDSR
 from jaxpurify.networks.sesr import SESR
 from jaxpurify.training.patch_task import as_float, measured_psnr
 from jaxpurify.training.pictures import Examples, patches, pictures, pyramid, reduced
@@ -33,6 +32,8 @@ class SuperResolution(Task):
         blocks: blocks of the network; None for the usual number.
         reductions: whole factors by which the photographs are shrunk before they serve as high resolution; 1 is the
             photograph itself. Shrinking hides what compression left, and shows other sizes of things.
+        border: what the network reads beyond the border: ``"edge"``, the nearest pixel, with which one colour stays one
+            colour, or ``"zeros"``, as in the published networks.
 
     Raises:
         ValueError: if a number is out of its domain.
@@ -47,6 +48,7 @@ class SuperResolution(Task):
     features: int | None = None
     blocks: int | None = None
     reductions: tuple[int, ...] = (1,)
+    border: Literal["edge", "zeros"] = "edge"
 
     metric: ClassVar[str] = "psnr"
     greater_is_better: ClassVar[bool] = True
@@ -54,6 +56,8 @@ class SuperResolution(Task):
     def __post_init__(self) -> None:
         if self.network_name not in NETWORKS:
             raise ValueError(f"network_name must be one of {', '.join(NETWORKS)}, got {self.network_name!r}")
+        if self.border not in BORDERS:
+            raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {self.border!r}")
         for name in ("features", "blocks"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -68,10 +72,10 @@ class SuperResolution(Task):
         sizes: dict[str, Any] = {"features": self.features, "blocks": self.blocks}
         sizes = {name: value for name, value in sizes.items() if value is not None}
         if self.network_name == "sesr":
-            return SESR(self.scale, **sizes, border=EDGE, rngs=rngs)
+            return SESR(self.scale, **sizes, border=self.border, rngs=rngs)
         if self.network_name == "edsr-large":
             sizes = {"features": 256, "blocks": 32, "residual_scale": 0.1} | sizes
-        return EDSR(self.scale, **sizes, border=EDGE, rngs=rngs)
+        return EDSR(self.scale, **sizes, border=self.border, rngs=rngs)
 
     def prepare(self, data: Any, *, split: str = "train") -> Pairs:
         """Shrink the photographs once."""

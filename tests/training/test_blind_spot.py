@@ -117,6 +117,7 @@ def test_other_keys_draw_other_examples(batch):
 def test_the_network_has_the_layers_and_width_asked_for():
     network = TASK.network(nnx.Rngs(0))
     assert isinstance(network, BlindSpotNetwork)
+    assert (network.border, BlindSpot(width=4, border="zeros").network(nnx.Rngs(0)).border) == ("opposite", "zeros")
     assert network.receptive_field < 43 == BlindSpot(width=4).network(nnx.Rngs(0)).receptive_field
 
 

@@ -75,6 +75,7 @@ def test_the_networks_are_those_named():
     small = SuperResolution(network_name="edsr-baseline", **sizes).network(nnx.Rngs(0))
     assert isinstance(large, EDSR)
     assert (large.scale, small.scale) == (3, 2)
+    assert (large.border, SuperResolution(border="zeros").network(nnx.Rngs(0)).border) == ("edge", "zeros")
     assert SuperResolution(network_name="edsr-baseline").finished(small) is small
 
 
