@@ -17,16 +17,12 @@ import numpy as np
 
 from jaxpurify import files
 from jaxpurify.formats import Format, check_held
+from jaxpurify.image_notes import NOTHING, ORIENTATION, XMP, XMP_KEYWORD, About, read_about
 
 HEAD = 4096  # bytes in which a format says how deep its pixels are
+PROFILE = 34675  # the tag of a colour profile
 # Of these one picture is meant, in several sizes or made of layers.
 ONE_PICTURE = ("ICO", "ICNS", "CUR", "DDS", "PSD")
-ORIENTATION, EXIF_IFD, GPS_IFD, PROFILE, XMP = 274, 34665, 34853, 34675, 700
-XMP_KEYWORD = "XML:com.adobe.xmp"  # of a PNG file
-# What describes a picture, and not how its pixels lie in the file.
-DESCRIBING = (270, 271, 272, 305, 306, 315, 33432)
-# Colour space, width, height and interoperability: of the file that was read.
-STALE = (40961, 40962, 40963, 40965)
 UPRIGHT = {  # by orientation
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
@@ -36,18 +32,6 @@ UPRIGHT = {  # by orientation
     7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
     8: lambda image: image.swapaxes(0, 1)[::-1],
 }
-
-
-class About(NamedTuple):
-    """What an image file says besides its pixels."""
-
-    exif: bytes | None = None  # the camera's notes without the orientation
-    xmp: bytes | None = None  # what editors note, with the orientation that is upright
-    texts: dict[str, str] = {}  # noqa: RUF012 (of a tuple, never changed): by keyword; a JPEG's is "Comment"
-    density: tuple[float, float] | None = None  # pixels an inch
-
-
-NOTHING = About()
 
 
 class Picture(NamedTuple):
@@ -137,7 +121,7 @@ def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Pic
         notes.append(f"holds {frames} pictures, of which the first is read")
     elif frames > 1 and kind not in ONE_PICTURE:
         raise _RefusedError(f"{path} holds {frames} frames or pages, expected one image: split it first")
-    about = About(_exif(picture), _xmp(picture), _texts(picture), _density(picture))
+    about = read_about(picture)
     profile = picture.info.get("icc_profile") if to_srgb else None
     if bits == 16 and kind == "PNG":
         file.seek(0)
@@ -266,55 +250,17 @@ def _in_srgb(values: np.ndarray, profile: bytes | None, notes: list[str], *, gre
     return np.ascontiguousarray(values)
 
 
-def _density(picture: Any) -> tuple[float, float] | None:
-    """Return pixels an inch where a file says so sensibly."""
-    try:
-        across, down = (float(each) for each in picture.info["dpi"])
-    except (KeyError, TypeError, ValueError, ArithmeticError):
-        return None
-    return (across, down) if min(across, down) >= 1 and max(across, down) <= 1e6 else None
+def encode(image: np.ndarray, form: Format, *, about: About = NOTHING) -> bytes:
+    """Encode pixels.
 
+    Args:
+        image: ``uint8`` or ``uint16`` ``(height, width, channel)``, which the format holds.
+        form: the format.
+        about: what else is to be written, as far as the format holds it.
 
-def _exif(picture: Any) -> bytes | None:
-    """Return the camera's notes without what concerns the file that they are in."""
-    from PIL import Image
-
-    try:
-        found, kept = picture.getexif(), Image.Exif()
-        for tag in DESCRIBING:
-            if tag in found:
-                kept[tag] = found[tag]
-        for folder in (EXIF_IFD, GPS_IFD):
-            inner = {tag: value for tag, value in found.get_ifd(folder).items() if tag not in STALE}
-            if inner:
-                kept.get_ifd(folder).update(inner)
-                kept[folder] = inner
-        return kept.tobytes() if len(kept) else None
-    except Exception:  # damaged notes; the pixels are what matters
-        return None
-
-
-def _xmp(picture: Any) -> bytes | None:
-    """Return what editors noted, as of an upright picture."""
-    tags = getattr(picture, "tag_v2", {})
-    found = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp") or tags.get(XMP)
-    found = found.encode() if isinstance(found, str) else found
-    if not isinstance(found, bytes) or not found.strip(b"\0"):
-        return None
-    return re.sub(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))[1-8]""", rb"\g<1>1", found)
-
-
-def _texts(picture: Any) -> dict[str, str]:
-    """Return a PNG file's texts by keyword, or the comment of another."""
-    if picture.format == "PNG":
-        return {key: str(value) for key, value in picture.text.items() if key != XMP_KEYWORD}
-    comment = picture.info.get("comment", b"")
-    comment = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-    return {"Comment": comment} if comment else {}
-
-
-def encode(image: np.ndarray, form: Format, about: About = NOTHING) -> bytes:
-    """Return the bytes of a file with an image that the format holds, and as much as it holds of what else is said."""
+    Returns:
+        The file's bytes.
+    """
     values = np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image)
     if form.pillow == "PNG":
         return _encode_png(values, form, about)
@@ -376,8 +322,13 @@ def _encode_tiff(values: np.ndarray, about: About) -> bytes:
     return content.getvalue()
 
 
-def save(path: Path, image: np.ndarray, about: About = NOTHING) -> None:
-    """Write pixels as ``load`` has them, whole or not at all; a warning says what else the file's format cannot hold.
+def save(path: Path, image: np.ndarray, *, about: About = NOTHING) -> None:
+    """Write an image file, whole or not at all; a warning says what its format does not hold besides pixels.
+
+    Args:
+        path: where to; its ending says the format.
+        image: ``uint8`` or ``uint16`` ``(height, width, channel)``.
+        about: what else is to be kept, as ``load`` has it.
 
     Raises:
         OSError: if it cannot be written.
@@ -385,7 +336,7 @@ def save(path: Path, image: np.ndarray, about: About = NOTHING) -> None:
     """
     form = check_held(path, image.shape, image.dtype)
     try:
-        content = encode(image, form, about)
+        content = encode(image, form, about=about)
     except Exception as error:
         raise ValueError(f"{path} cannot be written as {form.name} ({error}): write a .png instead") from error
     files.write_whole(path, lambda file: file.write(content))

@@ -229,18 +229,18 @@ def test_the_cameras_notes_are_kept_but_the_orientation(tmp_path, before):
     read = image_files.load(tmp_path / f"a.{before}")
     assert read.pixels.shape == (8, 6, 3)
     for after in ("jpg", "png", "webp", "tif"):
-        image_files.save(tmp_path / f"b.{after}", read.pixels, read.about)
+        image_files.save(tmp_path / f"b.{after}", read.pixels, about=read.about)
         with Image.open(tmp_path / f"b.{after}") as written:
             found = written.getexif()
             assert (found[271], found[306], found.get(274, 1)) == ("Maker", "2020:01:01 00:00:00", 1)
             assert found.get_ifd(34665)[33434] == pytest.approx(0.01)
             if read.about.density and after != "webp":
                 assert written.info["dpi"] == pytest.approx((300, 300), abs=0.01)
-    image_files.save(tmp_path / "c.png", read.pixels.astype(np.uint16), read.about)
+    image_files.save(tmp_path / "c.png", read.pixels.astype(np.uint16), about=read.about)
     again = image_files.load(tmp_path / "c.png")
     assert (again.about.exif, again.pixels.dtype) == (read.about.exif, np.uint16)
     with pytest.warns(UserWarning, match=r"c\.bmp cannot hold the camera's notes"):
-        image_files.save(tmp_path / "c.bmp", read.pixels, read.about)
+        image_files.save(tmp_path / "c.bmp", read.pixels, about=read.about)
 
 
 XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -269,15 +269,15 @@ def test_the_editors_notes_are_kept_with_an_upright_orientation(tmp_path, before
     assert read.about.xmp.strip(b"\0") == XMP % b'tiff:Orientation="1"'
     for after in ("jpg", "png", "webp", "tif") + ("avif",) * features.check("avif"):
         target = tmp_path / f"b.{after}"
-        image_files.save(target, read.pixels, read.about)
+        image_files.save(target, read.pixels, about=read.about)
         with Image.open(target) as written:
             found = written.info.get("xmp") or written.info["XML:com.adobe.xmp"].encode()
         assert found.strip(b"\0") == XMP % b'tiff:Orientation="1"'
     for after in ("png", "tif"):
-        image_files.save(tmp_path / f"c.{after}", read.pixels.astype(np.uint16), read.about)
+        image_files.save(tmp_path / f"c.{after}", read.pixels.astype(np.uint16), about=read.about)
         assert image_files.load(tmp_path / f"c.{after}").about.xmp == read.about.xmp
     with pytest.warns(UserWarning, match=r"c\.bmp cannot hold the editor's notes \(XMP\), which are left out"):
-        image_files.save(tmp_path / "c.bmp", read.pixels, read.about)
+        image_files.save(tmp_path / "c.bmp", read.pixels, about=read.about)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -290,19 +290,19 @@ def test_texts_are_kept_where_the_format_holds_them(tmp_path, bits):
     read = image_files.load(tmp_path / "a.png")
     said = {"parameters": "a photograph, steps: 20", "Title": "Größe", "Comment": "late"}
     assert read.about.texts == said
-    image_files.save(tmp_path / "b.png", image.astype(f"uint{bits}"), read.about)
+    image_files.save(tmp_path / "b.png", image.astype(f"uint{bits}"), about=read.about)
     with Image.open(tmp_path / "b.png") as written:
         written.load()
         assert written.text == said
     with pytest.warns(UserWarning, match=r"b\.jpg cannot hold its texts, which are left out"):
-        image_files.save(tmp_path / "b.jpg", image, read.about)
+        image_files.save(tmp_path / "b.jpg", image, about=read.about)
     with Image.open(tmp_path / "b.jpg") as written:
         assert written.info["comment"] == b"late"
     again = image_files.load(tmp_path / "b.jpg")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        image_files.save(tmp_path / "c.jpg", image, again.about)
-        image_files.save(tmp_path / "c.png", image, again.about)
+        image_files.save(tmp_path / "c.jpg", image, about=again.about)
+        image_files.save(tmp_path / "c.png", image, about=again.about)
     assert image_files.load(tmp_path / "c.png").about.texts == {"Comment": "late"}
 
 

@@ -254,6 +254,6 @@ def _write(path: Path, image: np.ndarray, picture: Picture) -> None:
         image = np.rint(levels, out=levels).astype(np.uint16)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(path, image, picture.about)
+        save(path, image, about=picture.about)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
