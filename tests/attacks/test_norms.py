@@ -22,7 +22,7 @@ def test_l2_projection_is_the_nearest_point_of_the_ball(perturbation, epsilon):
     size = np.linalg.norm(perturbation.astype(np.float64))
     expected = perturbation * min(1.0, epsilon / size) if size > 0 else np.zeros(12)
     np.testing.assert_allclose(projected, expected, rtol=2e-6, atol=1e-30)
-    assert np.linalg.norm(projected) <= epsilon * (1 + 1e-6)
+    assert np.linalg.norm(projected) <= epsilon * (1 + 1e-6) + 1e-30  # XLA takes the smallest numbers for zero
 
 
 @settings(max_examples=60, deadline=None)
