@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxpurify.precision import divided, unit_scaled
+from jaxpurify.precision import divided, power_of_two, unit_scaled
 
 
 class Ball(NamedTuple):
@@ -41,9 +41,11 @@ def length(perturbation: Float[Array, "*shape"]) -> Float[Array, ""]:
     Returns:
         A scalar.
     """
-    square = jnp.sum(perturbation * perturbation)
+    # Squares of what is below 1e-19 would vanish in float32; to divide by a power of two rounds nothing.
+    unit = power_of_two(jax.lax.stop_gradient(jnp.abs(perturbation).max(initial=0)))
+    square = jnp.sum(jnp.square(perturbation / unit))
     safe = jnp.where(square > 0, square, jnp.ones_like(square))
-    return jnp.where(square > 0, jnp.sqrt(safe), jnp.zeros_like(square))
+    return unit * jnp.where(square > 0, jnp.sqrt(safe), jnp.zeros_like(square))
 
 
 def _linf_size(perturbation):
