@@ -183,6 +183,15 @@ MEASURES: dict[str, Callable[[Any, Path], Figures]] = {
     "blind-spot": denoising_figures,
 }
 
+BORDER = """\
+**Border.** Trained with zeros beyond the border, used with the nearest pixel, which the file's metadata say (`border`):
+the tensors are what training left, and one colour stays one colour up to the border."""
+REMARKS = {
+    "edsr-baseline-x2": BORDER,
+    "sesr-x2": BORDER,
+    "blind-spot": "**Second stage.** Added because white came out 1.15 levels off after the first; it was run once.",
+}
+
 CARD = """\
 # {name}
 
@@ -200,6 +209,8 @@ the last averaged weights. Trained on {where}.
 299×299 pixels each, all published by their photographers under CC-BY 2.0; the set's own table names the author and the
 origin of each. 2 % of the pictures and reductions were held out to watch the training. These weights have seen all of
 the photographs: figures on them come from networks trained on the other half.
+
+{remark}
 
 **Licence of the weights.** Apache-2.0, like the package.
 
@@ -234,6 +245,7 @@ def card(config: Config, network: Any, module: Any, figures: Figures, content: b
             f"`{task}`, {steps:,} steps of `{recipe}`" for task, steps, recipe in RECIPES[config.network]
         ),
         where=environment()["device"],
+        remark=REMARKS[config.network],
         figures="\n".join(f"| {what} | {figure} |" for what, figure in figures.items()) or "| none measured | |",
     )
 
