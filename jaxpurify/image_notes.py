@@ -66,7 +66,7 @@ def _exif(picture: Any) -> bytes | None:
 def _xmp(picture: Any) -> bytes | None:
     """Return what editors noted, as of an upright picture."""
     tags = getattr(picture, "tag_v2", {})
-    found = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp") or tags.get(XMP)
+    found = picture.info.get("xmp") or picture.info.get(XMP_KEYWORD) or tags.get(XMP)
     found = found.encode() if isinstance(found, str) else found
     if not isinstance(found, bytes) or not found.strip(b"\0"):
         return None

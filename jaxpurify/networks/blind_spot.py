@@ -186,16 +186,14 @@ class _Layer(nnx.Module):
         """Convolve with the corners of a rectangle, as many rows and columns apart as the dilation says."""
         down, right = dilation[0] // 2, dilation[1] // 2
         corners = kernel.reshape(2, 2, *kernel.shape[1:])
-        if self.border == OPPOSITE:
-            if not has_opposites(looking.shape[1:3], (down, right)):
-                taps = ((0, 0), (-down, -right), (-down, right), (down, -right), (down, right))
-                gathered = jnp.concatenate(_gathered(looking, taps)[1:], axis=-1)
-                return _product(gathered, kernel.reshape(-1, kernel.shape[-1]))
-            looking = opposite_padded(looking, (down, right))
+        if self.border == OPPOSITE and not has_opposites(looking.shape[1:3], (down, right)):
+            taps = ((0, 0), (-down, -right), (-down, right), (down, -right), (down, right))
+            gathered = jnp.concatenate(_gathered(looking, taps)[1:], axis=-1)
+            return _product(gathered, kernel.reshape(-1, kernel.shape[-1]))
         with own_gradients(True):  # JAX's are slow in the loop, and for dilated kernels everywhere
-            if self.border == OPPOSITE:
-                return convolve_padded(looking, corners, kernel_dilation=dilation)
-            return convolve(looking, corners, kernel_dilation=dilation)
+            if self.border == ZEROS:
+                return convolve(looking, corners, kernel_dilation=dilation)
+            return convolve_padded(opposite_padded(looking, (down, right)), corners, kernel_dilation=dilation)
 
 
 def _gathered(features: Array, taps: tuple[tuple[int, int], ...]) -> list[Array]:

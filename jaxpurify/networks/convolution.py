@@ -121,6 +121,27 @@ def convolve_padded(
     return outputs[:, :-1]
 
 
+def convolve_edges(
+    images: Float[Array, "batch height width features"],
+    kernel: Float[Array, "rows columns features outputs"],
+    *,
+    cell: int = 1,
+    precision: str | None = None,
+) -> Float[Array, "batch height width outputs"]:
+    """Convolve with the nearest pixel beyond the border, which keeps the size, and an image of one colour as it is.
+
+    Args:
+        images: as in `convolve`.
+        kernel: as in `convolve`, with an odd number of rows and of columns.
+        cell: rows and columns of what is repeated, as in `edge_padded`.
+        precision: as in `convolve`.
+
+    Returns:
+        (batch, height, width, outputs).
+    """
+    return convolve_padded(edge_padded(images, kernel.shape[:2], cell=cell), kernel, precision=precision)
+
+
 class Conv(nnx.Module):
     """A convolution layer with the library's own backward pass (see `convolve`); it computes in the images' dtype.
 
@@ -167,8 +188,8 @@ class Conv(nnx.Module):
         self.padding = padding if isinstance(padding, str | int) else _freeze(padding)
         self.kernel_dilation = _pair(kernel_dilation, "kernel_dilation")
         self.border, self.cell = check_border(border, (ZEROS, EDGE)), cell
-        plain = self.strides == self.kernel_dilation == (1, 1)
-        if border == EDGE and not (plain and all(side % 2 for side in shape[:2])):
+        dense = self.strides == self.kernel_dilation == (1, 1)
+        if border == EDGE and not (dense and all(side % 2 for side in shape[:2])):
             raise ValueError(
                 f'the border "edge" needs an odd kernel without strides or dilation, got a kernel of {shape[:2]}, '
                 f"strides {self.strides} and dilation {self.kernel_dilation}"
@@ -181,8 +202,7 @@ class Conv(nnx.Module):
         """Convolve (batch, height, width, in_features) to (batch, new_height, new_width, out_features)."""
         kernel = self.kernel[...].astype(images.dtype)
         if self.border == EDGE:
-            padded = edge_padded(images, kernel.shape[:2], cell=self.cell)
-            outputs = convolve_padded(padded, kernel, precision=self.precision)
+            outputs = convolve_edges(images, kernel, cell=self.cell, precision=self.precision)
         else:
             outputs = convolve(
                 images,

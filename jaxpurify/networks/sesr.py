@@ -10,8 +10,8 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxpurify.images import check_colour
-from jaxpurify.networks.borders import EDGE, ZEROS, check_border, edge_padded
-from jaxpurify.networks.convolution import Conv, convolve, convolve_padded, per_channel
+from jaxpurify.networks.borders import EDGE, ZEROS, check_border
+from jaxpurify.networks.convolution import Conv, convolve, convolve_edges, per_channel
 from jaxpurify.networks.edsr import BORDERS, SCALES, pixel_shuffle
 from jaxpurify.networks.layers import PReLU
 
@@ -73,11 +73,8 @@ class LinearBlock(nnx.Module):
     ) -> Float[Array, "batch height width outputs"]:
         """Convolve (batch, height, width, in_features) to (batch, height, width, out_features)."""
         kernel = self.kernel.astype(images.dtype)
-        if self.border == EDGE:
-            padded = edge_padded(images, kernel.shape[:2])
-            outputs = convolve_padded(padded, kernel, precision=self.precision)
-        else:
-            outputs = convolve(images, kernel, precision=self.precision)
+        convolution = convolve_edges if self.border == EDGE else convolve
+        outputs = convolution(images, kernel, precision=self.precision)
         return outputs + per_channel(self.bias[...], images)
 
 
@@ -96,7 +93,7 @@ class _Upscaler(nnx.Module):
             raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
         if features < 1 or blocks < 1:
             raise ValueError(f"features and blocks must be 1 or more, got {features} and {blocks}")
-        self.scale, self.border = scale, border
+        self.scale, self.border = scale, check_border(border, BORDERS)
         self.first = layer(3, features, 5)
         self.blocks = nnx.List([layer(features, features, 3) for _ in range(blocks)])
         self.last = layer(features, 3 * scale**2, 5)
@@ -166,8 +163,6 @@ class SESR(_Upscaler):
         if expansion < 1:
             raise ValueError(f"expansion must be 1 or more, got {expansion}")
 
-        check_border(border, BORDERS)
-
         def layer(ins: int, outs: int, size: int) -> LinearBlock:
             residual = size == 3
             # Residuals of all blocks together about as large as what they are added to.
@@ -236,7 +231,6 @@ class CollapsedSESR(_Upscaler):
         precision: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        check_border(border, BORDERS)
         options: dict[str, Any] = {"border": border, "precision": precision, "rngs": rngs}
         self._assemble(scale, features, blocks, border, lambda *sizes: Conv(*sizes, **options))
 

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from jaxpurify.images import resize
+from jaxpurify.networks.borders import check_border
 from jaxpurify.networks.edsr import BORDERS, EDSR
 from jaxpurify.networks.sesr import SESR
 from jaxpurify.training.patch_task import as_float, measured_psnr
@@ -56,8 +57,7 @@ class SuperResolution(Task):
     def __post_init__(self) -> None:
         if self.network_name not in NETWORKS:
             raise ValueError(f"network_name must be one of {', '.join(NETWORKS)}, got {self.network_name!r}")
-        if self.border not in BORDERS:
-            raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {self.border!r}")
+        check_border(self.border, BORDERS)
         for name in ("features", "blocks"):
             value = getattr(self, name)
             if value is not None and value < 1:
