@@ -88,6 +88,9 @@ class Detector:
     ) -> Any:
         """Return the detector with the smallest threshold that calls few of some legitimate images adversarial.
 
+        It lies a hundred-thousandth of the scores' range above the last score that must not be called so (our choice),
+        or half way to the next one: the same images in batches of another size, with other roundings, are called alike.
+
         Args:
             target: what classifies them.
             images: legitimate images, of the training split if its figures shall mean something, shape
@@ -123,7 +126,11 @@ class Detector:
             raise ValueError("the scores of legitimate images must be finite, got NaN or infinity: check the target")
         # The last of those that must not be called adversarial; a share such as 0.95 of 20 is meant to be 19.
         kept = math.ceil(len(known) * (1 - false_positive_rate) - 1e-9)
-        return dataclasses.replace(self, threshold=float(known[kept - 1]))  # type: ignore[type-var]
+        last, above = known[kept - 1].astype(np.float64), known[kept:]
+        margin = 1e-5 * max(known[-1] - known[0], abs(last))
+        if above.size:
+            margin = min(margin, (above[0] - last) / 2)
+        return dataclasses.replace(self, threshold=float(last + margin))  # type: ignore[type-var]
 
     def _check(self, target: Any, images: np.ndarray, keys: Any) -> None:
         """Refuse a target without logits, and one that with this detector does not treat each image by itself."""
@@ -219,7 +226,7 @@ class FeatureSqueezing(Detector):
         if not made or not self.squeezers:
             raise ValueError(f"squeezers must be a tuple of purifiers, got {self.squeezers!r}")
         object.__setattr__(self, "squeezers", tuple(as_purifier(each) for each in self.squeezers))
-        if self.threshold is not None and concrete(self.threshold) and not 0 <= self.threshold <= 2:
+        if self.threshold is not None and concrete(self.threshold) and not 0 <= self.threshold <= 2.0001:
             raise ValueError(f"threshold must be a distance of probabilities, from 0 to 2, got {self.threshold}")
 
     @property

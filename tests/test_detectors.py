@@ -62,6 +62,13 @@ def test_the_threshold_calls_as_many_legitimate_images_adversarial_as_allowed(mo
     assert int(chosen.detects(model, jnp.asarray(photos)).sum()) == flagged
 
 
+def test_a_threshold_lies_a_rounding_above_the_scores_that_it_lets_pass(model, photos, detector):
+    scores = np.sort(detector.score(model, jnp.asarray(photos[:40])))
+    assert scores[-1] < detector.calibrated(model, photos[:40], false_positive_rate=0.0).threshold < scores[-1] + 3e-5
+    few = detector.calibrated(model, photos[:40], false_positive_rate=0.1).threshold
+    assert scores[-5] < few < min(scores[-4], scores[-5] + 3e-5)
+
+
 def test_calibrating_compiles_one_program(model, photos):
     chosen = FeatureSqueezing(squeezers=(BitDepth(bits=2.0),))
     with count_compilations() as compilations:

@@ -482,6 +482,30 @@ def test_offsets_and_narrow_numbers_are_not_accused(function):
     check_independence(as_target(function), IMAGES)
 
 
+def rounded_by_place(values):
+    """Libraries for matrices may treat every other row in another way."""
+    return values * jnp.where(jnp.arange(len(values)) % 2, np.float32(1 + 2.0**-23), np.float32(1))[:, None]
+
+
+def small_distance(images, coupling=0.0):
+    near = rounded_by_place(jax.nn.softmax(linear(images)))
+    distance = jnp.abs(near - jax.nn.softmax(linear(images * 0.999))).sum(axis=1)
+    return distance + coupling * distance.mean(keepdims=True)
+
+
+def one_logit(images, coupling=0.0):
+    parts = rounded_by_place(linear(images) * 10)
+    logit = parts[:, :1] - 10 * linear(jnp.asarray(IMAGES[:1]))[:, :1]  # nearly zero for image 0
+    return logit + coupling * logit.mean(keepdims=True)
+
+
+@pytest.mark.parametrize("function", [small_distance, one_logit])
+def test_differences_of_large_numbers_may_round_as_those_do(function):
+    check_independence(as_target(function), IMAGES)
+    with pytest.raises(ValueError, match=COUPLED):
+        check_independence(as_target(lambda images: function(images, 0.01)), IMAGES)
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_a_draw_among_few_from_a_generator_of_its_own_is_found(number):
     generator = np.random.default_rng(number)

@@ -68,7 +68,7 @@ def test_dct2_is_scipys_dctn_and_idct2_undoes_it(shape):
 def test_dct2_of_a_photograph_sized_image_is_scipys():
     images = noise((1, 224, 224, 3))
     expected = scipy.fft.dctn(images.astype(np.float64), axes=(1, 2), norm="ortho")
-    np.testing.assert_allclose(dct2(jnp.asarray(images)), expected, rtol=1e-6, atol=1e-5)  # the mean's is above 100
+    np.testing.assert_allclose(dct2(jnp.asarray(images)), expected, rtol=1e-6, atol=5e-5)  # the mean's is above 100
 
 
 @pytest.mark.parametrize("size", [(16, 12), (15, 12), (16, 13), (7, 9), (1, 8), (2, 1)])
