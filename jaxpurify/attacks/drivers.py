@@ -72,8 +72,8 @@ class Verdict(NamedTuple):
             found.append(f"the target: {self.agreement.sentence}; what stands is an upper bound")
         elif zero := int((self.status == UNRELIABLE).sum()):
             found.append(
-                f"the target: the gradient of {zero} of {len(self.status)} images that stand was zero wherever the "
-                "attack looked; what stands is an upper bound"
+                f"the target: the gradient of {zero} of {len(self.status)} images that stand was zero where the attack "
+                "came to an end; what stands is an upper bound"
             )
         if count:
             found.append(

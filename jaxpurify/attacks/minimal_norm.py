@@ -80,6 +80,8 @@ class MinimalNormAttack(Attack):
             answer = answer._replace(success=found & (distance <= problem.epsilon * (1 + TOLERANCE)))
         # Nearest images beyond epsilon are kept too while the search goes on: it may lead on from them.
         kept = best.consider(images, -distance, answer, random=random, eligible=found, **spent)
+        # Without a success nothing is kept, so any gradient on the way counts.
+        kept = kept._replace(steep=best.steep | spent.get("steep", True))
         # Until one within epsilon is found the clean image stands for the result, so the margin is its own.
         clean = jnp.where(best.forwards > 0, best.margin, answer.margin.astype(best.margin.dtype))
         return kept._replace(margin=jnp.where(kept.success, kept.margin, clean))

@@ -82,7 +82,7 @@ class Best(NamedTuple):
         success: shape ``(batch,)``.
         finite: whether every loss and gradient so far was finite, shape ``(batch,)``.
         probabilities: whether all outputs so far looked like probabilities, shape ``(batch,)``.
-        steep: whether any gradient so far was not zero, shape ``(batch,)``; True where none is followed.
+        steep: whether the gradient at the iterate kept is not zero, shape ``(batch,)``; True where none is followed.
         forwards: forward passes spent, shape ``(batch,)``.
         backwards: backward passes spent, shape ``(batch,)``.
         decided: forward passes up to the first success, or 0, shape ``(batch,)``.
@@ -143,7 +143,7 @@ class Best(NamedTuple):
             success=choose(better, success, self.success),
             finite=self.finite & finite & answer.finite & jnp.isfinite(loss),
             probabilities=self.probabilities & answer.probabilities,
-            steep=self.steep | steep,
+            steep=jnp.where(better, steep, self.steep),
             forwards=spent,
             backwards=self.backwards + backwards,
             decided=jnp.where(success & (self.decided == 0), spent, self.decided),
@@ -161,13 +161,18 @@ class Best(NamedTuple):
         """
         answer = Answer(other.margin, other.success, other.finite, other.probabilities)
         joined = self.consider(
-            other.images, other.loss, answer, random=random, forwards=other.forwards, backwards=other.backwards
+            other.images,
+            other.loss,
+            answer,
+            random=random,
+            steep=other.steep,
+            forwards=other.forwards,
+            backwards=other.backwards,
         )
         later = jnp.where(other.decided > 0, self.forwards + other.decided, 0)
         return joined._replace(
             decided=jnp.where(self.decided > 0, self.decided, later),
             finite=self.finite & other.finite,
-            steep=self.steep | other.steep,
         )
 
 

@@ -195,7 +195,7 @@ class _Session:
             "attack": cell.attack,
             "norm": cell.search.norm,
         }
-        # A gradient of zero wherever the search looked: such an image stands, and it says little.
+        # A gradient of zero where the search came to an end: such an image stands, and it says little.
         blind = ~success & ~np.asarray(found.best.steep)
         sizes = cell.sizes(batch.rows)
         for number, record in enumerate(records):

@@ -134,10 +134,10 @@ def _not_finite(evaluation: Any) -> list[str]:
 
 
 def _without_gradient(evaluation: Any) -> list[str]:
-    """Warn of images that stand where the gradient was zero at every point of the search."""
+    """Warn of images that stand where the gradient was zero at the end of the search."""
     return [
-        f"{name}: the gradient that {threat} with {attack} follows was zero wherever it looked at {count} of "
-        f"{evaluation.images} images, which stand: its figure is an upper bound"
+        f"{name}: the gradient that {threat} with {attack} follows was zero where it came to an end at {count} "
+        f"of {evaluation.images} images, which stand: its figure is an upper bound"
         for (name, threat, attack), count in _met(evaluation, UNRELIABLE)
     ]
 

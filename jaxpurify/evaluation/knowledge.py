@@ -107,9 +107,13 @@ def identity_is_void(evaluation: Any, name: str) -> str | None:
 
     Returns:
         The one that leaves the least, where ``bpda`` is no better than noise (or, without ``noise``, than no attack)
-        and another is better than ``bpda``, both beyond chance; else None.
+        and another is better than ``bpda``, both beyond chance; else None. None too where the gradient of the
+        classifier alone says little, since that explains as much.
     """
     if name == evaluation.undefended or evaluation.worst(name, ["bpda"]) is None:
+        return None
+    alone = evaluation.agreement(evaluation.undefended)
+    if alone is not None and not alone["reliable"]:
         return None
     random = evaluation.random(name)
     pair = _paired(evaluation, name, "noise", "bpda")

@@ -253,6 +253,13 @@ def test_an_identity_that_says_nothing_is_flagged_instead_of_being_compared():
     assert not any("identity" in flag for flag in knowing({"noise": 16, "bpda": 9, "full": 1}).flags)
 
 
+def test_an_identity_is_not_blamed_for_a_classifier_whose_gradients_lie():
+    lies = agreement((0.1, 0.0), sentence="its gradients are unreliable")
+    for alone, blamed in ((agreement(), True), (lies, False), (agreement(blind=True), False)):
+        found = knowing({"noise": 15, "bpda": 15, "blackbox": 3}, agreement={"none": alone, "p": agreement()})
+        assert any("identity" in flag for flag in found.flags) is blamed
+
+
 def agreement(rho=(0.99, 0.98), *, blind=False, sentence=None):
     reliable = sentence is None and not blind
     return {"rho": list(rho), "zero": float(blind), "cosine": 1.0, "images": 8} | {

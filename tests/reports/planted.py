@@ -10,6 +10,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 import jaxpurify as jp
@@ -72,6 +73,29 @@ def ripple(model: Any, frequency: float = 3000.0, slope: float = 1.0) -> Any:
         return model.apply(variables, images + slope * jnp.sin(frequency * images) / frequency * 10)
 
     return jp.classifier(apply, model.variables, name="ripple")
+
+
+def wave(model: Any, frequency: float = 3.0, height: float = 1.0) -> Any:
+    """Add a ripple along one direction of signs to the likeliest class: attacks feel it more than random steps."""
+
+    def apply(variables, images):
+        logits = model.apply(variables, images)
+        signs = np.random.default_rng(0).choice(np.float32([-1, 1]), (1, *images.shape[1:]))
+        ripple = height * jnp.sin(frequency * (images * signs).sum(axis=(1, 2, 3)))
+        return logits + ripple[:, None] * jax.nn.one_hot(logits.argmax(axis=1), logits.shape[1])
+
+    return jp.classifier(apply, model.variables, name="wave")
+
+
+def lying_at_the_boundary(model: Any, gap: float = 0.5, *, turned: bool = False) -> Any:
+    """Take the gradient away, or turn it round, where the two likeliest classes are close, and leave it elsewhere."""
+
+    def lying(logits):
+        top = jax.lax.top_k(logits, 2)[0]
+        lie = jax.lax.stop_gradient(2 * logits) - logits if turned else jax.lax.stop_gradient(logits)
+        return jnp.where((top[:, 0] - top[:, 1] < gap)[:, None], lie, logits)
+
+    return on_logits(model, lying)
 
 
 def k_winners(model: Any, share: float = 0.3) -> Any:

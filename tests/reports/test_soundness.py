@@ -1,5 +1,7 @@
 """Classifiers whose gradients lie are said to be so, and sound ones are not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,11 +26,53 @@ def sound():
     return jp.networks.load_classifier("photos-cnn")
 
 
-@pytest.mark.parametrize("plant", [planted.one_hot, planted.floored, planted.ripple, planted.k_winners])
+PLANTS = [
+    planted.one_hot,
+    planted.floored,
+    planted.ripple,
+    planted.k_winners,
+    planted.wave,
+    planted.lying_at_the_boundary,
+    functools.partial(planted.lying_at_the_boundary, turned=True),
+]
+
+
+@pytest.mark.parametrize("plant", PLANTS)
 def test_gradients_that_lie_are_found(plant, sound, photos):
     found = measure(plant(sound), photos)
     assert not found.reliable
     assert "gradient attacks" in found.sentence
+
+
+AMONG_SIX = np.float32(np.random.default_rng(0).uniform(size=(6, 8, 8, 3)))
+
+
+@pytest.mark.parametrize("one_class", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_gradients_that_lie_near_the_decision_boundary_alone_are_found(turned, one_class):
+    """Far from it, where the clean images are, they are right."""
+    weights = np.random.default_rng(1).normal(size=(192, 4)).astype(np.float32)
+    images = AMONG_SIX
+    if one_class:
+        direction = (weights[:, 0] - weights[:, 1:].mean(axis=1)).reshape(1, 8, 8, 3)
+        images = np.float32(np.clip(0.2 * images + 0.4 + 0.2 * np.sign(direction), 0, 1))
+    model = jp.classifier(affine, weights)
+    gaps = -np.diff(-np.sort(-np.asarray(model(images)), axis=1)[:, :2], axis=1)
+    found = measure(planted.lying_at_the_boundary(model, gap=float(0.5 * np.median(gaps)), turned=turned), images)
+    assert measure(model, images).reliable
+    assert found.rho[0] > 0.99
+    assert found.zero >= (0.0 if turned else 0.25)
+    assert not found.reliable
+
+
+@pytest.mark.parametrize(
+    ("frequency", "height"), [(0.2, 3.0), (0.5, 3.0), (1.0, 1.0), (3.0, 0.3), (3.0, 1.0), (8.0, 1.0)]
+)
+def test_a_ripple_that_random_directions_hardly_feel_is_found(frequency, height, sound, photos):
+    found = measure(planted.wave(sound, frequency, height), photos)
+    assert found.astray >= 0.25
+    assert not found.reliable
+    assert found.sentence.startswith("its gradients are unreliable")
 
 
 @pytest.mark.parametrize(
@@ -219,6 +263,8 @@ def test_what_is_measured_costs_few_passes_of_eight_images_and_is_remembered():
         (Agreement((0.99, 0.95), 0.0, 0.0, 8), False, False, "underflow"),
         (Agreement((0.99, 0.95), 0.25, 0.9, 8), False, False, "zero at 25% of images"),
         (Agreement((0.99, 0.95), 0.0, 0.9, 8, lying=0.25), False, False, "unreliable at 25% of images"),
+        (Agreement((0.99, 0.05), 0.0, 0.9, 8), False, False, "as far away as attacks go (ρ = 0.05 at 4/255"),
+        (Agreement((0.99, 0.95), 0.0, 0.9, 8, astray=0.25), False, False, "at 25% of images a step that follows them"),
         (Agreement((0.0, 0.0), 1.0, 0.0, 8), False, True, "see nothing"),
     ],
 )
@@ -248,11 +294,7 @@ def networks(real_data, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "plant",
-    [planted.one_hot, planted.floored, planted.ripple, planted.k_winners],
-    ids=lambda plant: plant.__name__,
-)
+@pytest.mark.parametrize("plant", [plant for plant in PLANTS if plant is not planted.wave])
 def test_gradients_that_lie_are_found_in_published_networks(plant, networks):
     classifiers, images = networks
     assert not measure(plant(classifiers["robust"]), images).reliable
