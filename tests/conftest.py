@@ -52,7 +52,31 @@ def pytest_configure(config):
 
 
 # The files that take longest: what begins last should be short, or one worker ends long after the others.
-LONG = ()
+LONG = (
+    "test_readme.py",
+    "attacks/test_minimal_norm.py",
+    "reports/test_soundness_evaluate.py",
+    "reports/test_front_doors.py",
+    "purifiers/test_registered.py",
+    "reports/test_numerics.py",
+    "attacks/test_autoattack.py",
+    "attacks/test_apgd.py",
+    "reports/test_soundness.py",
+    "purifiers/test_windows.py",
+    "evaluation/test_evaluate.py",
+    "attacks/test_transferable.py",
+    "attacks/test_hop_skip_jump.py",
+    "training/test_loop.py",
+    "reports/test_independence.py",
+    "reports/test_half_precision.py",
+    "test_interop.py",
+    "experiments/test_training_free.py",
+    "cli/test_attack.py",
+    "attacks/test_gradient.py",
+    "attacks/test_drivers.py",
+    "networks/test_borders.py",
+    "test_ensembles.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,7 +101,7 @@ class Compiled:
     """The programs that XLA compiled in this process, or was given by the cache on disk, and the time that it took."""
 
     def __init__(self):
-        self.programs, self.seconds = 0, 0.0
+        self.programs, self.seconds, self.forgotten = 0, 0.0, 0
 
     def listen(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -108,9 +132,14 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs() -> Iterator[None]:
-    """Free the compiled programs of a file of tests: all together take many gigabytes."""
+    """Free the compiled programs now and then, after a file of tests: all together take many gigabytes.
+
+    Not after each, since a quarter of a file's programs are those of files before it.
+    """
     yield
-    jax.clear_caches()
+    if COMPILED.programs - COMPILED.forgotten > 1000:
+        jax.clear_caches()
+        COMPILED.forgotten = COMPILED.programs
 
 
 @pytest.fixture
