@@ -8,8 +8,9 @@
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?= -q
-# One worker a core: the tests mostly compile, on one core each. A file's tests stay together, and with them their fixtures.
-WORKERS ?= --numprocesses=auto --maxprocesses=8 --dist=loadfile
+# One worker a core: the tests mostly compile, on one core each. A file's tests stay together, and with them their fixtures,
+# and the longest files come first, as tests/conftest.py orders them.
+WORKERS ?= --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.29.2
 TORCHATTACKS ?= torchattacks==3.5.1

@@ -1,6 +1,7 @@
 """Strict settings for every test: they must come before jaxpurify is imported and before JAX starts its backend."""
 
 import contextlib
+import gc
 import importlib.metadata
 import os
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ def compile_quickly() -> None:
 
 compile_quickly()
 
+# PyTorch's and NumPy's threads wait for each other busily: beside a second worker, one thread is many times as fast.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Shapes and types in annotations are checked at every call.
 jaxtyping.install_import_hook("jaxpurify", "beartype.beartype")
 
@@ -47,11 +51,95 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+# The files that take longest: what begins last should be short, or one worker ends long after the others.
+LONG = (
+    "test_readme.py",
+    "attacks/test_minimal_norm.py",
+    "reports/test_soundness_evaluate.py",
+    "reports/test_front_doors.py",
+    "purifiers/test_registered.py",
+    "reports/test_numerics.py",
+    "attacks/test_autoattack.py",
+    "attacks/test_apgd.py",
+    "reports/test_soundness.py",
+    "purifiers/test_windows.py",
+    "evaluation/test_evaluate.py",
+    "attacks/test_transferable.py",
+    "attacks/test_hop_skip_jump.py",
+    "training/test_loop.py",
+    "reports/test_independence.py",
+    "reports/test_half_precision.py",
+    "test_interop.py",
+    "experiments/test_training_free.py",
+    "cli/test_attack.py",
+    "attacks/test_gradient.py",
+    "attacks/test_drivers.py",
+    "networks/test_borders.py",
+    "test_ensembles.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files, each whole."""
+    places = {name: place for place, name in enumerate(LONG)}
+
+    def place(item):
+        name = item.nodeid.partition("::")[0].removeprefix("tests/")
+        return places.get(name, len(places))
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage seldom: tracing makes many small objects, beside the very many that stay to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
+class Compiled:
+    """The programs that XLA compiled in this process, or was given by the cache on disk, and the time that it took."""
+
+    def __init__(self):
+        self.programs, self.seconds, self.forgotten = 0, 0.0, 0
+
+    def listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.programs, self.seconds = self.programs + 1, self.seconds + duration_secs
+
+
+COMPILED = Compiled()
+jax.monitoring.register_event_duration_secs_listener(COMPILED.listen)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand a worker's count to the process that started it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["compiled"] = COMPILED.programs, COMPILED.seconds
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """Add up what the workers compiled."""
+    programs, seconds = getattr(node, "workeroutput", {}).get("compiled", (0, 0.0))
+    COMPILED.programs, COMPILED.seconds = COMPILED.programs + programs, COMPILED.seconds + seconds
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say what was compiled, which is most of the time that tests take."""
+    terminalreporter.write_line(f"XLA compiled {COMPILED.programs:,} programs in {COMPILED.seconds:,.0f} s")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs() -> Iterator[None]:
-    """Free the compiled programs of a file of tests: all together take many gigabytes."""
+    """Free the compiled programs now and then, after a file of tests: all together take many gigabytes.
+
+    Not after each, since a quarter of a file's programs are those of files before it.
+    """
     yield
-    jax.clear_caches()
+    if COMPILED.programs - COMPILED.forgotten > 1000:
+        jax.clear_caches()
+        COMPILED.forgotten = COMPILED.programs
 
 
 @pytest.fixture

@@ -15,6 +15,19 @@ def test_powers_of_two_are_exact_and_never_zero_or_infinite():
     np.testing.assert_array_equal(power_of_two(others), np.float32([1, 1, 1, 2.0**-63, 2.0**63]))
 
 
+@pytest.mark.usefixtures("x64")
+def test_powers_of_two_of_doubles_are_those_of_floats():
+    values = jnp.array([0.0, 1e-300, 0.3, 1.0, 6.0, 1e300, jnp.inf])
+    found = power_of_two(values)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, [1, 2.0**-63, 0.25, 1, 4, 2.0**63, 1])
+
+
+def test_a_power_of_two_is_few_operations():
+    """Every gradient of an attack takes several."""
+    assert len(jax.jit(power_of_two).lower(jnp.ones(3)).as_text().splitlines()) < 50
+
+
 def test_scaling_rounds_nothing_and_reaches_every_normal_number():
     values = np.float32([[2e-38, 3e-38], [1e30, -2e30], [0.3, -0.1], [0, 0]])
     scaled = np.asarray(unit_scaled(jnp.asarray(values), axis=1))

@@ -1,11 +1,15 @@
-"""The Python of the README and of each page runs as it stands, from top to bottom; links lead to files."""
+"""The Python of the README and of each page runs from top to bottom; links lead to files.
 
+It runs on eight images at most; slow tests run it as it stands.
+"""
+
+import functools
 import re
 from pathlib import Path
 
 import pytest
 
-from jaxpurify import purifiers
+from jaxpurify import datasets, purifiers
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -35,12 +39,27 @@ def test_every_purifier_has_a_page_and_a_picture():
         assert f"images/{name}.png" in pages
 
 
+@pytest.fixture(params=["on few images", pytest.param("as it stands", marks=pytest.mark.slow)])
+def count(request, monkeypatch):
+    """How it runs: on few images, or as it stands."""
+    if request.param == "on few images":
+        load = datasets.load
+
+        @functools.wraps(load)
+        def few(*arguments, limit=8, **options):
+            return load(*arguments, limit=min(limit, 8), **options)
+
+        monkeypatch.setattr(datasets, "load", few)
+
+
+@pytest.mark.usefixtures("count")
 @pytest.mark.parametrize("page", [page for page in PAGES if python(page)], ids=lambda page: page.stem)
 def test_a_page_runs(page, lenient, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(page)
 
 
+@pytest.mark.usefixtures("count")
 def test_the_readme_runs(lenient, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(python(README)) >= 3

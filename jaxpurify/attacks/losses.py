@@ -290,12 +290,18 @@ def _are_logits(outputs: Any) -> bool:
 
 
 def _of(logits: Array, labels: Array) -> Array:
-    return jnp.take_along_axis(logits, labels[:, None], axis=-1, mode="fill")[:, 0]
+    # One number and zeros, whose sum is exact: a gather and its derivative, a scatter, compile to several times that.
+    own = jnp.where(_is_class(logits, labels), logits, jnp.zeros_like(logits)).sum(axis=-1)
+    known = (labels >= 0) & (labels < logits.shape[-1])
+    return jnp.where(known, own, jnp.full_like(own, jnp.nan))
+
+
+def _is_class(logits: Array, labels: Array) -> Array:
+    return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
 
 
 def _others(logits: Array, labels: Array) -> Array:
-    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return jnp.where(own, jnp.full_like(logits, -jnp.inf), logits)
+    return jnp.where(_is_class(logits, labels), jnp.full_like(logits, -jnp.inf), logits)
 
 
 def _all_others(logits: Array, labels: Array) -> Array:

@@ -82,6 +82,8 @@ def test_an_image_keeps_its_result_in_any_row_and_company(toy, found):
 
 
 def test_one_compilation_serves_every_epsilon_batch_key_and_set_of_weights(toy):
+    jax.clear_caches()  # which other files may have filled
+
     def run(epsilon, images=toy.images, labels=toy.labels, key=KEY, target=toy.target):
         return attacks.PGD(epsilon=epsilon, steps=2)(target, images, labels, key)
 

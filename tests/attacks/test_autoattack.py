@@ -160,7 +160,7 @@ def lucky(weights, images, key):
     return jnp.stack([first, -first, jnp.full_like(first, -2.0)], axis=1)
 
 
-@pytest.mark.parametrize("version", ["auto", "standard"])
+@pytest.mark.parametrize("version", ["auto", pytest.param("standard", marks=pytest.mark.slow)])
 def test_a_random_model_is_not_called_broken_by_lucky_draws(version):
     """Planted: each draw is right with a chance of 80 %, whatever the attack does."""
     target = classifier(lucky, np.zeros(1, np.float32), random=True)

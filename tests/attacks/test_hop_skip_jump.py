@@ -100,7 +100,9 @@ def stopped(weights, images, *, apply):
     return jax.lax.stop_gradient(apply(weights, images))
 
 
-@pytest.mark.parametrize("masked", [rounded, saturated, stopped])
+@pytest.mark.parametrize(
+    "masked", [stopped, *(pytest.param(each, marks=pytest.mark.slow) for each in (rounded, saturated))]
+)
 @pytest.mark.filterwarnings("ignore:the target's outputs are non-negative")
 def test_masked_gradients_do_not_help(toy, masked):
     """Where gradients are zero PGD fails, and decisions tell as much as those of the bare model."""

@@ -102,7 +102,7 @@ def test_a_constant_function_or_nothing_to_gain_moves_nothing(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("classes", [2, 5, 8])
+@pytest.mark.parametrize("classes", [2, 8, pytest.param(5, marks=pytest.mark.slow)])
 def test_boundaries_in_parts_are_those_of_all_at_once(norm, classes, monkeypatch):
     random = np.random.default_rng(classes)
     weights = jnp.asarray(random.normal(size=(12, classes)), jnp.float32)

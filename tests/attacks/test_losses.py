@@ -136,6 +136,20 @@ def test_minus_infinity_is_the_logit_of_a_class_that_cannot_win():
     assert losses.succeeded(None, outputs, jnp.array([0]), jnp.array([1]))[0]
 
 
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_loss_and_its_gradient_take_the_labels_logit_without_gathering(name):
+    """Gathers, and scatters on the way back, are most of what XLA would compile of an attack."""
+    gradient = jax.jit(jax.grad(lambda outputs, labels: losses.LOSSES[name](outputs, labels, None).sum()))
+    program = gradient.lower(jnp.float32(LOGITS), jnp.asarray(LABELS)).as_text()
+    assert "gather" not in program
+    assert name == "dlr" or "scatter" not in program  # whose derivative of the largest logits scatters
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_the_margin_of_a_class_that_there_is_not_is_nan(label):
+    assert np.isnan(losses.margin(jnp.float32(LOGITS), jnp.full(9, label))).all()
+
+
 def test_own_success_sees_the_reference_in_use():
     def equal(outputs, reference):
         return outputs == reference

@@ -84,7 +84,8 @@ def compare(trained, seed, name, *preset):
 
 
 @pytest.mark.parametrize(
-    "name", ["rounding", "saturated softmax", pytest.param("stop-gradient", marks=pytest.mark.slow)]
+    "name",
+    ["rounding", *(pytest.param(name, marks=pytest.mark.slow) for name in ("saturated softmax", "stop-gradient"))],
 )
 def test_the_adaptive_preset_breaks_what_plain_pgd_does_not(trained, name):
     compare(trained, 0, name, attacks.Adaptive(epsilon=EPSILON))

@@ -501,8 +501,8 @@ def test_a_purifier_that_leaves_the_range_is_flagged_and_a_single_key_is_explain
     found = evaluate(_shipped(), {"p": _Bright()}, (images, labels), attacks=attack, threat_models="blind")
     assert any("outside [0, 1]" in flag for flag in found.flags)
     with pytest.raises(ValueError, match="one an image"):
-        evaluate(_shipped(), {"p": _SingleKey()}, (images, labels), attacks=attack, threat_models="blind")
+        run({"p": _SingleKey()}, attacks=attack, threat_models="blind")
     with pytest.raises(ValueError, match="at least one"):
-        evaluate(_shipped(), {"p": _Bright()}, (images, labels), attacks=attack, threat_models=())
+        run({"p": _Bright()}, attacks=attack, threat_models=())
     with pytest.raises(ValueError, match="3 channels"):
         evaluate(_shipped(), {"p": _Bright()}, (images[..., :1], labels), attacks=attack)

@@ -134,7 +134,9 @@ def test_a_pixel_without_neighbours_is_refused(network):
         network(jnp.zeros((1, 1, 1, 3)))
 
 
-@pytest.mark.parametrize("size", [(2, 2), (1, 9), (5, 4), (32, 32), (33, 47)])
+@pytest.mark.parametrize(
+    "size", [(1, 9), (33, 47), *(pytest.param(s, marks=pytest.mark.slow) for s in [(2, 2), (5, 4), (32, 32)])]
+)
 @pytest.mark.parametrize("name", ["blind-spot", "edsr-baseline-x2", "sesr-x2"])
 def test_shipped_networks_keep_black_grey_and_white_at_every_border(name, size):
     levels = np.array([0, 128, 255], np.float32).reshape(3, 1, 1, 1)

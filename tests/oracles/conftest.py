@@ -22,9 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def torch() -> ModuleType:
-    """PyTorch, on two threads."""
+    """PyTorch, on one thread, as a worker has one core."""
     module = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'jaxpurify[torch]'")
-    module.set_num_threads(2)
+    module.set_num_threads(1)
     return module
 
 

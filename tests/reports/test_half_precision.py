@@ -1,5 +1,7 @@
 """A model in half precision falls as its float32 twin does: natively, cast at the end, and through PyTorch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ WEIGHTS = np.random.default_rng(0).normal(size=(192, 5)).astype(np.float32)
 SCALES = (3, 20, 60)
 
 
+@functools.cache  # so that one program serves all scales
 def computed_in(dtype, *, returned=None):
     """Return the linear model in a precision; the scale is among its weights, or, cast, behind the cast."""
 
@@ -99,6 +102,7 @@ def test_a_gradient_passes_float16_whatever_comes_after_it(scale, lenient):
         assert left(attack, twin).robust_accuracy <= left(attack, whole).robust_accuracy + 1 / 64
 
 
+@functools.cache
 def squashed(dtype):
     """Clipped between: of confident images the gradient is zero in every precision."""
     random = np.random.default_rng(2).normal(size=(5, 5))

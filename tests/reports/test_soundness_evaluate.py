@@ -199,15 +199,15 @@ class Coin:
     ids=["few", "all"],
 )
 def test_a_random_model_that_nothing_can_attack_keeps_its_clean_accuracy(threats):
-    images = np.random.default_rng(0).uniform(0.9, 0.95, (800, 2, 2, 1)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(0.9, 0.95, (400, 2, 2, 1)).astype(np.float32)
     sure = jp.classifier(lambda images: jnp.stack([images.sum((1, 2, 3)) - 1.0, 1.0 - images.sum((1, 2, 3))], axis=1))
     found = jp.evaluate(
         sure,
         {"coin": Coin()},
-        (images, np.zeros(800, np.int32)),
+        (images, np.zeros(400, np.int32)),
         attacks=[jp.attacks.PGD(epsilon=0.03, steps=3), jp.attacks.FGSM(epsilon=0.0)],
         threat_models=threats,
-        batch_size=800,
+        batch_size=400,
         noise_draws=5,
     )
     clean = found.clean("coin").fraction
@@ -241,7 +241,7 @@ def test_a_verdict_and_an_evaluation_agree(defence):
     assert verdict.draw_accuracy == pytest.approx(left(found, "full", "p"), abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
 def test_gaussian_noise_raises_no_flag(seed):
     threats = ("noise", "blind", "bpda", "full", blackbox(queries=50))
     noise = {"noise": jp.purifiers.GaussianNoise(sigma=0.1)}

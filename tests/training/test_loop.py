@@ -191,7 +191,13 @@ def test_each_program_is_compiled_once_for_all_steps(unbroken):
     assert compilations.count("_part") == compilations.count("_update") == 0
 
 
-@pytest.mark.parametrize("step", [7, 9], ids=["between checkpoints", "before the checkpoint of its step"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(7, id="between checkpoints", marks=pytest.mark.slow),
+        pytest.param(9, id="before the checkpoint of its step"),
+    ],
+)
 def test_killed_and_resumed_is_unbroken_to_the_bit(unbroken, at_step, tmp_path, step, monkeypatch):
     monkeypatch.setattr(loop, "AHEAD", 1)  # how far ahead batches are cut is no matter either
 
@@ -209,7 +215,13 @@ def test_killed_and_resumed_is_unbroken_to_the_bit(unbroken, at_step, tmp_path, 
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("step", [7, 8], ids=["between lines of the log", "where a line is due"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(7, id="between lines of the log"),
+        pytest.param(8, id="where a line is due", marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_that_was_asked_to_stop_saves_and_goes_on_to_the_bit(unbroken, at_step, tmp_path, step, monkeypatch):
     at_step(step, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):

@@ -66,7 +66,7 @@ class Counting(torch.nn.Module):
         return self.model(images)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("norm", ["l2", pytest.param("linf", marks=pytest.mark.slow)])
 def test_hop_skip_jump_comes_as_near_as_foolbox(perceptron, norm):
     """One image at a time: Foolbox divides the direction of each image by the length of those of the whole batch."""
     foolbox = pytest.importorskip("foolbox", reason="Foolbox is not installed")

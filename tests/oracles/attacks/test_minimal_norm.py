@@ -94,13 +94,13 @@ AGAINST_FOOLBOX = {
 @pytest.mark.parametrize("name", AGAINST_TORCHATTACKS)
 def test_attacks_are_no_weaker_than_torchattacks_on_a_perceptron(torchattacks, perceptron, name):
     attack = AGAINST_TORCHATTACKS[name]
-    compare(attack, of_torchattacks(torchattacks, attack), perceptron, 256)
+    compare(attack, of_torchattacks(torchattacks, attack), perceptron, 128)
 
 
 @pytest.mark.parametrize("name", AGAINST_FOOLBOX)
 def test_attacks_are_no_weaker_than_foolbox_on_a_perceptron(foolbox, perceptron, name):
     attack = AGAINST_FOOLBOX[name]
-    compare(attack, of_foolbox(foolbox, attack), perceptron, 256)
+    compare(attack, of_foolbox(foolbox, attack), perceptron, 128)
 
 
 @pytest.mark.slow
