@@ -18,7 +18,7 @@ PRIMARIES = {  # by the numbers of ITU-T H.273
 GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0, 13: None}  # transfer functions by the same numbers; None: that of sRGB
 UNSAID = 2  # in both
 ADOBE = "R03"  # how cameras' notes mark Adobe RGB (DCF 2.0)
-EXIF_IFD, INTEROPERABILITY = 34665, 40965
+INTEROPERABILITY = 40965
 SAME = 1.5 / 255  # how far colours may be from sRGB and still be taken for it: makers round its curve differently
 
 
@@ -59,8 +59,8 @@ def stated_profile(picture: Any, header: Header, notes: list[str]) -> bytes | No
         notes.append(f"states a transfer function or primaries of its own, which are not read, {taken}")
         return None
     try:
-        kept = picture.getexif().get_ifd(EXIF_IFD).get(INTEROPERABILITY, {})
-        adobe = str(kept.get(1, "")).strip("\0 ") == ADOBE if isinstance(kept, dict) else False
+        notation = picture.getexif().get_ifd(INTEROPERABILITY).get(1, "")
+        adobe = str(notation).strip("\0 ") == ADOBE
     except Exception:  # damaged notes
         return None
     return _named("adobergb") if adobe else None
