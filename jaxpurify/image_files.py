@@ -67,9 +67,9 @@ def load(path: str | os.PathLike, *, to_srgb: bool = True) -> Picture:
     except Exception as error:  # decoders raise whatever they meet in a damaged file
         if isinstance(error, OSError) and error.errno is not None:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-        raise ValueError(
-            f"{path} cannot be read as an image ({' '.join(str(error).split())}): is it truncated?"
-        ) from None
+        why = " ".join(str(error).split())
+        cause = "convert it" if "unsupported" in why.lower() else "is it truncated?"
+        raise ValueError(f"{path} cannot be read as an image ({why}): {cause}") from None
     for note in notes:
         warnings.warn(f"{path} {note}", stacklevel=3)
     return picture
@@ -112,6 +112,7 @@ def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Pic
     place = file.tell()
     header = read_header(file, picture)
     file.seek(place)  # where Pillow reads on
+    notes += header.notes
     about = read_about(picture, header)
     profile = image_colours.stated_profile(picture, header, notes) if to_srgb else None
     if header.bits == 16 and kind == "PNG":
@@ -134,7 +135,7 @@ def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Pic
     key = picture.info.get("transparency") if picture.mode in ("1", "L", "RGB") else None
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "CMYK":
-        return Picture(image_colours.to_srgb(np.asarray(picture), profile, notes, inks=to_srgb), about)
+        return Picture(image_colours.to_srgb(np.asarray(picture), profile, notes, inks=True), about)
     values = _channels(picture, path)
     if kind == "JPEG2000" and header.bits < 8:
         values = _stretched(values, header)

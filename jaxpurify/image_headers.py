@@ -7,6 +7,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 # What a JPEG 2000 file may state of its colours by number: bilevel, CMYK, sRGB, grey and sYCC.
 KNOWN_COLOURS = (0, 12, 15, 16, 17, 18)
+PSD_CHANNELS = {1: (1,), 2: (1,), 3: (3, 4), 4: (4,), 8: (1,)}  # by the kind of colours
+SIGNATURES = (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 
 
@@ -24,7 +26,8 @@ class Header(NamedTuple):
     codes: tuple[int, int] | None = None  # primaries and transfer function, by the numbers of ITU-T H.273
     unknown: str = ""  # what is said of colours and not understood
     xmp: bytes | None = None  # where the decoder does not say it
-    further: tuple[str, ...] = ()  # what else there is, that is not read
+    further: tuple[str, ...] = ()  # what else there is besides pixels, that is not read
+    notes: tuple[str, ...] = ()  # sentences about pixels that are not read
 
     @property
     def bits(self) -> int:
@@ -54,12 +57,19 @@ def read_header(file: BinaryIO, picture: Any) -> Header:
         return Header((8 * head[3],))
     if kind == "PPM" and isinstance(arguments := picture.tile[0][3], tuple) and len(arguments) == 2:
         return Header((int(arguments[1]).bit_length(),))
+    if kind == "PPM" and picture.tile[0][0] == "raw":
+        _check_alone(file, size, picture)
     if kind == "JPEG2000":
         return _jpeg_2000(file, size)
     if kind == "AVIF":
         return _avif(file, size)
     if kind == "BMP":
-        return _bmp(file, head)
+        return _bmp(file, head, picture)
+    if kind == "PSD":
+        channels, mode = struct.unpack(">H", head[12:14])[0], struct.unpack(">H", head[24:26])[0]
+        if mode not in PSD_CHANNELS:
+            raise RefusedError(f"has colours of Photoshop's kind {mode}, expected grey, RGB or CMYK: convert it to RGB")
+        return Header(opacity="straight" if channels in PSD_CHANNELS[mode] else "other")
     if kind == "QOI":
         return Header(codes=(1, 8 if head[13] == 1 else 13))
     if kind == "DDS" and "BC6" in str(picture.tile):
@@ -199,8 +209,34 @@ def _links(content: bytes) -> dict[int, list[int]]:
     return found
 
 
-def _bmp(file: BinaryIO, head: bytes) -> Header:
-    size = struct.unpack("<I", head[14:18])[0]
+def _check_alone(file: BinaryIO, size: int, picture: Any) -> None:
+    """Refuse a file of the PPM family in which further pictures follow."""
+    width, height = picture.size
+    row = -(-width // 8) if picture.mode == "1" else width * len(picture.getbands())
+    end = picture.tile[0][2] + row * height
+    if picture.mode in ("1", "L", "RGB") and _bytes(file, end, min(size, end + 2)) in SIGNATURES:
+        raise RefusedError("holds several images, expected one: split it first")
+
+
+def _bmp(file: BinaryIO, head: bytes, picture: Any) -> Header:
+    size, depth = struct.unpack("<I", head[14:18])[0], struct.unpack("<H", head[28:30])[0]
+    said = dict[str, Any]()
+    if size >= 40 and depth in (16, 32):
+        method = struct.unpack("<I", head[30:34])[0]
+        opacity = struct.unpack("<I", head[66:70])[0] if size >= 56 and method in (3, 6) else 0
+        if opacity and picture.mode != "RGBA":
+            raise RefusedError(
+                f"has opacity of {opacity.bit_count()} bits a pixel, which is not read: convert it to PNG"
+            )
+        if depth == 32 and method == 0:
+            place = struct.unpack("<I", head[10:14])[0]
+            fourth = _bytes(file, place, place + 4 * picture.width * picture.height)[3::4]
+            if len(set(fourth)) > 1:
+                said["notes"] = ("has a fourth byte in each pixel, to which BMP gives no meaning: it is left out",)
+    return _bmp_colours(file, head, size)._replace(**said)
+
+
+def _bmp_colours(file: BinaryIO, head: bytes, size: int) -> Header:
     space = head[70:74][::-1] if size >= 108 else b""
     if space == b"MBED" and size >= 124:
         offset, length = struct.unpack("<II", head[126:134])

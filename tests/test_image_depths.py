@@ -230,3 +230,62 @@ def test_truncated_tiff_files_are_called_so(tmp_path, capfd, dtype, compression,
         with pytest.raises(ValueError, match=r"a\.tif .*truncated\?$"):
             image_files.load(tmp_path / "a.tif")
     assert capfd.readouterr() == ("", "")
+
+
+def bmp(size, depth, method, pixels, masks=()):
+    """Write a BMP file of 2×2 pixels."""
+    header = struct.pack("<IiiHHIIiiII", size, 2, 2, 1, depth, method, len(pixels), 0, 0, 0, 0)
+    header = (header + struct.pack(f"<{len(masks)}I", *masks)).ljust(size, b"\0")
+    return struct.pack("<2sIII", b"BM", 14 + len(header) + len(pixels), 0, 14 + len(header)) + header + pixels
+
+
+def psd(kind, channels):
+    header = struct.pack(">4sH6xHIIHH", b"8BPS", 1, channels, 2, 2, 8, kind)
+    return header + bytes(14) + bytes(range(4 * channels))
+
+
+BYTES = bytes(range(10, 26))
+FURTHER_REFUSED = {
+    "bit.bmp": (bmp(108, 16, 3, BYTES[:8], (0x7C00, 0x3E0, 0x1F, 0x8000)), "opacity of 1 bits a pixel"),
+    "ten.bmp": (bmp(108, 32, 3, BYTES, (0x3FF00000, 0xFFC00, 0x3FF)), r"\(Unsupported .*\): convert it$"),
+    "five.psd": (psd(3, 5), "not opacity"),
+    "grey.psd": (psd(1, 2), "not opacity"),
+    "inks.psd": (psd(4, 5), "not opacity"),
+    "several.psd": (psd(7, 3), "Photoshop's kind 7"),
+    "lab.psd": (psd(9, 3), "Photoshop's kind 9"),
+    "two.ppm": (2 * (b"P6 2 1 255\n" + BYTES[:6]), "several images"),
+    "two.pbm": (2 * (b"P4 9 1\n" + BYTES[:2]), "several images"),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER_REFUSED)
+def test_channels_and_pictures_that_pillow_drops_are_refused(tmp_path, name):
+    content, words = FURTHER_REFUSED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/{name} .*{words}"):
+        image_files.load(tmp_path / name)
+
+
+FURTHER_READ = {
+    "opacity.bmp": (bmp(108, 32, 3, BYTES, (0xFF0000, 0xFF00, 0xFF, 0xFF000000)), [[20, 19, 18, 21], [12, 11, 10, 13]]),
+    "filled.bmp": (bmp(40, 32, 0, b"\1\2\3\0" * 4), [[3, 2, 1], [3, 2, 1]]),
+    "565.bmp": (bmp(56, 16, 3, b"\x1f\0\xff\xff\0\xf8\xe0\7", (0xF800, 0x7E0, 0x1F, 0)), [[255, 0, 0], [0, 0, 255]]),
+    "rgb.psd": (psd(3, 3), [[0, 4, 8], [2, 6, 10]]),
+    "rgba.psd": (psd(3, 4), [[0, 4, 8, 12], [2, 6, 10, 14]]),
+    "one.ppm": (b"P6 2 2 255\n" + BYTES[:12] + b"\n", [[10, 11, 12], [16, 17, 18]]),
+    "few.pgm": (b"P5 2 2 15\n" + bytes([0, 5, 10, 15]), [[0], [170]]),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER_READ)
+def test_the_first_column_of_lesser_formats_is_right(tmp_path, name):
+    content, expected = FURTHER_READ[name]
+    (tmp_path / name).write_bytes(content)
+    np.testing.assert_array_equal(image_files.load(tmp_path / name).pixels[:, 0], expected)
+
+
+def test_a_fourth_byte_of_bmp_is_said(tmp_path):
+    (tmp_path / "a.bmp").write_bytes(bmp(40, 32, 0, BYTES))
+    with pytest.warns(UserWarning, match=r"a\.bmp has a fourth byte in each pixel"):
+        read = image_files.load(tmp_path / "a.bmp").pixels
+    np.testing.assert_array_equal(read[:, 0], [[20, 19, 18], [12, 11, 10]])
