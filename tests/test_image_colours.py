@@ -273,3 +273,10 @@ def test_inks_are_converted_or_said_and_never_taken_for_opacity(tmp_path):
     flat = Image.new("CMYK", (16, 16), (255, 0, 0, 0))  # Pillow writes what Adobe does: turned round
     pixels, _ = read(tmp_path, "a.jpg", written(flat, "JPEG", quality=100))
     np.testing.assert_allclose(pixels.astype(int), np.broadcast_to([0, 255, 255], (16, 16, 3)), atol=2)
+
+
+def test_inks_are_no_opacity_where_colours_are_left_as_they_are(tmp_path):
+    (tmp_path / "a.tif").write_bytes(written(Image.new("CMYK", (2, 2), (255, 0, 0, 0)), "TIFF"))
+    with pytest.warns(UserWarning, match="converted plainly"):
+        read = image_files.load(tmp_path / "a.tif", to_srgb=False).pixels
+    np.testing.assert_array_equal(read, np.broadcast_to([0, 255, 255], (2, 2, 3)))
