@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import stat
 import struct
 import warnings
@@ -15,23 +14,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from jaxpurify import files
+from jaxpurify import files, image_colours, image_tiff
 from jaxpurify.formats import Format, check_held
-from jaxpurify.image_notes import NOTHING, ORIENTATION, XMP, XMP_KEYWORD, About, read_about
+from jaxpurify.image_headers import Header, RefusedError, read_header
+from jaxpurify.image_notes import NOTHING, ORIENTATION, UPRIGHT, XMP, XMP_KEYWORD, About, read_about
 
-HEAD = 4096  # bytes in which a format says how deep its pixels are
-PROFILE = 34675  # the tag of a colour profile
 # Of these one picture is meant, in several sizes or made of layers.
 ONE_PICTURE = ("ICO", "ICNS", "CUR", "DDS", "PSD")
-UPRIGHT = {  # by orientation
-    2: lambda image: image[:, ::-1],
-    3: lambda image: image[::-1, ::-1],
-    4: lambda image: image[::-1],
-    5: lambda image: image.swapaxes(0, 1),
-    6: lambda image: image.swapaxes(0, 1)[:, ::-1],
-    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
-    8: lambda image: image.swapaxes(0, 1)[::-1],
-}
 
 
 class Picture(NamedTuple):
@@ -39,10 +28,6 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray  # uint8 or uint16 (height, width, channel): 1, 3 or 4 channels, sRGB, upright
     about: About = NOTHING
-
-
-class _RefusedError(ValueError):
-    """What was read is understood, and cannot be taken."""
 
 
 def load(path: str | os.PathLike, *, to_srgb: bool = True) -> Picture:
@@ -63,10 +48,12 @@ def load(path: str | os.PathLike, *, to_srgb: bool = True) -> Picture:
     path, notes = files.expanded(path), list[str]()
     try:
         if not stat.S_ISREG(os.stat(path).st_mode) and not path.is_dir():
-            raise _RefusedError(f"{path} is no ordinary file, expected an image file")
+            raise RefusedError("is no ordinary file, expected an image file")
         with open(path, "rb") as file, _quiet():
             picture = _decoded(file, path, notes, to_srgb)
-    except (_RefusedError, MemoryError):
+    except RefusedError as error:
+        raise ValueError(f"{path} {error}") from None
+    except MemoryError:
         raise
     except FileNotFoundError:
         why = "is a link to what does not exist" if path.is_symlink() else "does not exist: check the path"
@@ -80,9 +67,9 @@ def load(path: str | os.PathLike, *, to_srgb: bool = True) -> Picture:
     except Exception as error:  # decoders raise whatever they meet in a damaged file
         if isinstance(error, OSError) and error.errno is not None:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-        raise ValueError(
-            f"{path} cannot be read as an image ({' '.join(str(error).split())}): is it truncated?"
-        ) from None
+        why = " ".join(str(error).split())
+        cause = "convert it" if "unsupported" in why.lower() else "is it truncated?"
+        raise ValueError(f"{path} cannot be read as an image ({why}): {cause}") from None
     for note in notes:
         warnings.warn(f"{path} {note}", stacklevel=3)
     return picture
@@ -107,61 +94,90 @@ def _quiet() -> Iterator[None]:
 def _decoded(file: BinaryIO, path: Path, notes: list[str], to_srgb: bool) -> Picture:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    head = file.read(HEAD)
+    head = file.read(4)
     file.seek(0)
     try:
         picture: Any = Image.open(file)
     except UnidentifiedImageError:
-        if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        if head not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             raise
-        return Picture(_deep_tiff(file, path))
-    kind, bits = picture.format or "", _bits(head, picture)
+        values, profile, about = image_tiff.decode(file)
+        return Picture(image_colours.to_srgb(values, profile if to_srgb else None, notes), about)
+    kind = picture.format or ""
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and kind == "MPO":
         notes.append(f"holds {frames} pictures, of which the first is read")
     elif frames > 1 and kind not in ONE_PICTURE:
-        raise _RefusedError(f"{path} holds {frames} frames or pages, expected one image: split it first")
-    about = read_about(picture)
-    profile = picture.info.get("icc_profile") if to_srgb else None
-    if bits == 16 and kind == "PNG":
-        file.seek(0)
+        raise RefusedError(f"holds {frames} frames or pages, expected one image: split it first")
+    place = file.tell()
+    header = read_header(file, picture)
+    file.seek(place)  # where Pillow reads on
+    notes += header.notes
+    about = read_about(picture, header)
+    profile = image_colours.stated_profile(picture, header, notes) if to_srgb else None
+    if header.bits == 16 and kind == "PNG":
         turned = UPRIGHT.get(picture.getexif().get(ORIENTATION, 1), np.asarray)
+        file.seek(0)
         values = turned(_deep_png(file.read(), picture))
-        return Picture(_in_srgb(values, profile, notes), about)
-    if bits > 8 and kind == "TIFF":
-        return Picture(_deep_tiff(file, path, notes), about)
-    if bits > 8 or picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        raise _RefusedError(
-            f"{path} has {f'{bits} bits a channel' if bits > 8 else f'{picture.mode} pixels'}, which are read from PNG "
-            "and TIFF files of 16 bits alone: convert it to 8 bits a channel"
+        return Picture(image_colours.to_srgb(values, profile, notes), about)
+    if kind == "TIFF" and not image_tiff.left_to_pillow(picture):
+        return Picture(image_colours.to_srgb(image_tiff.decode(file)[0], profile, notes), about)
+    if header.bits > 8 or picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        raise RefusedError(
+            f"has {f'{header.bits} bits a channel' if header.bits > 8 else f'{picture.mode} pixels'}, which are read "
+            "from PNG and TIFF files of 16 bits alone: convert it to 8 bits a channel"
         )
+    if header.signed:
+        raise RefusedError("has signed pixels, expected unsigned ones: convert it")
+    if header.opacity == "other":
+        raise RefusedError("has a channel besides colour that is not opacity: remove it first")
+    picture.load()
+    key = picture.info.get("transparency") if picture.mode in ("1", "L", "RGB") else None
     picture = ImageOps.exif_transpose(picture)
-    opaque = "A" not in picture.getbands() and "a" not in picture.getbands() and "transparency" not in picture.info
-    if picture.mode == "CMYK" and profile:
-        return Picture(_in_srgb(np.asarray(picture), profile, notes), about)
-    grey = picture.mode in ("1", "L", "LA", "La")
-    values = np.asarray(picture.convert("L" if grey and opaque else "RGB" if opaque else "RGBA"))
-    values = values[..., None] if values.ndim == 2 else values
-    return Picture(_in_srgb(values, profile, notes, grey=grey), about)
+    if picture.mode == "CMYK":
+        return Picture(image_colours.to_srgb(np.asarray(picture), profile, notes, inks=True), about)
+    values = _channels(picture, path)
+    if kind == "JPEG2000" and header.bits < 8:
+        values = _stretched(values, header)
+    if key is not None:
+        values = _with_key(values, key, header.bits if kind == "PNG" else 8)
+    if header.opacity == "multiplied":
+        values = image_tiff.divided(values)
+    return Picture(image_colours.to_srgb(_as_rgba(values), profile, notes), about)
 
 
-def _bits(head: bytes, picture: Any) -> int:
-    """Return the depth of a channel, which Pillow hides where it cuts pixels to 8 bits."""
-    kind = picture.format
-    if kind == "PNG":
-        return head[24]
-    if kind == "TIFF":
-        return max(picture.tag_v2.get(258, (1,)))
-    if kind == "SGI":
-        return 8 * head[3]
-    if kind == "PPM" and isinstance(arguments := picture.tile[0][3], tuple) and len(arguments) == 2:
-        return int(arguments[1]).bit_length()
-    if kind == "JPEG2000" and (found := re.search(rb"\xff\x4f\xff\x51.{36}(..)", head, re.DOTALL)):
-        depths = head[found.end() : found.end() + 3 * struct.unpack(">H", found[1])[0] : 3]
-        return max((depth % 128 + 1 for depth in depths), default=8)
-    if kind == "AVIF" and (found := re.search(rb"pixi\0{4}(.)", head, re.DOTALL)):
-        return max(head[found.end() : found.end() + found[1][0]], default=8)
-    return 8
+def _channels(picture: Any, path: Path) -> np.ndarray:
+    """Return what Pillow decoded as grey, RGB, or either with opacity."""
+    mode = picture.mode
+    if mode in ("1", "L", "LA", "La"):
+        values = np.asarray(picture.convert("L") if mode == "1" else picture)
+        values = values.reshape(*values.shape[:2], -1)
+        return image_tiff.divided(values) if mode == "La" else values
+    if mode in ("P", "PA"):
+        return np.asarray(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+    if mode == "RGBa":
+        return image_tiff.divided(np.asarray(picture))
+    if mode not in ("RGB", "RGBA", "RGBX", "YCbCr"):
+        raise RefusedError(f"has pixels of the kind {mode}, expected grey, RGB, CMYK or a palette: convert it to RGB")
+    return np.asarray(picture if mode in ("RGB", "RGBA") else picture.convert("RGB"))
+
+
+def _stretched(values: np.ndarray, header: Header) -> np.ndarray:
+    """Bring channels of fewer bits than 8, which are only shifted, to 0 to 255."""
+    if len(set(header.depths)) > 1:
+        raise RefusedError(
+            f"has channels of {min(header.depths)} to {header.bits} bits: convert it to 8 bits a channel"
+        )
+    levels = values >> np.uint8(8 - header.bits)
+    return np.rint(levels * (255 / (2**header.bits - 1))).astype(np.uint8)
+
+
+def _with_key(values: np.ndarray, key: Any, bits: int) -> np.ndarray:
+    """Give opacity to an image of which one colour is not shown."""
+    levels = np.atleast_1d(key) if bits == 1 else (np.atleast_1d(key) & (2**bits - 1)) * (255 if bits < 16 else 65535)
+    levels = levels if bits == 1 else levels // (2**bits - 1)
+    shown = (values != levels.astype(values.dtype)).any(axis=-1, keepdims=True)
+    return np.concatenate([values, shown * np.iinfo(values.dtype).max], axis=-1, dtype=values.dtype, casting="unsafe")
 
 
 def _deep_png(content: bytes, picture: Any) -> np.ndarray:
@@ -172,82 +188,13 @@ def _deep_png(content: bytes, picture: Any) -> np.ndarray:
     values = values[..., None] if values.ndim == 2 else values
     clear = picture.info.get("transparency")  # one colour that is not shown
     if clear is not None and values.shape[-1] in (1, 3):
-        shown = (values != np.asarray(clear, np.uint16)).any(axis=-1, keepdims=True)
-        values = np.concatenate([values, np.where(shown, 65535, 0).astype(np.uint16)], axis=-1)
+        values = _with_key(values, clear, 16)
     return _as_rgba(values)
-
-
-def _deep_tiff(file: BinaryIO, path: Path, notes: list[str] | None = None) -> np.ndarray:
-    """Decode a TIFF file of 16 bits, upright and in sRGB."""
-    import tifffile
-    from PIL import Image
-
-    file.seek(0)
-    with tifffile.TiffFile(file) as tiff:
-        page: Any = tiff.pages[0]
-        if len(tiff.pages) > 1:
-            raise _RefusedError(f"{path} holds {len(tiff.pages)} frames or pages, expected one image: split it first")
-        colours = {0: 1, 1: 1, 2: 3}.get(int(page.photometric), 0)
-        further = page.samplesperpixel - colours
-        if page.bitspersample != 16 or page.sampleformat != 1 or not colours:
-            raise _RefusedError(
-                f"{path} has pixels of {page.bitspersample} bits ({page.photometric.name.lower()}, sample format "
-                f"{page.sampleformat}), expected unsigned ones of 8 or 16 in grey or RGB: convert it"
-            )
-        if further not in (0, 1) or (further and int((page.extrasamples or (0,))[0]) not in (1, 2)):
-            raise _RefusedError(f"{path} has a channel besides colour that is not opacity: remove it first")
-        if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise Image.DecompressionBombError(f"{page.imagewidth}×{page.imagelength} pixels")
-        values = page.asarray()
-        values = np.moveaxis(values, 0, -1) if int(page.planarconfig) == 2 and page.samplesperpixel > 1 else values
-        values = values.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
-        if int(page.photometric) == 0:  # white is zero
-            values = np.concatenate([65535 - values[..., :1], values[..., 1:]], axis=-1)
-        if further and int(page.extrasamples[0]) == 1:  # colour is multiplied by opacity
-            opacity = values[..., -1:].astype(np.float64)
-            straight = np.rint(values[..., :-1] * (65535 / np.maximum(opacity, 1))).clip(0, 65535)
-            values = np.concatenate([straight.astype(np.uint16), values[..., -1:]], axis=-1)
-        profile = page.tags.get(PROFILE)
-        turned = UPRIGHT.get(page.tags.valueof(ORIENTATION, 1), np.asarray)
-    notes = [] if notes is None else notes
-    return _in_srgb(turned(_as_rgba(values)), None if profile is None else bytes(profile.value), notes)
 
 
 def _as_rgba(values: np.ndarray) -> np.ndarray:
     """Return grey with opacity as RGB with opacity."""
     return values[..., [0, 0, 0, 1]] if values.shape[-1] == 2 else values
-
-
-def _in_srgb(values: np.ndarray, profile: bytes | None, notes: list[str], *, grey: bool = False) -> np.ndarray:
-    """Convert colours from their profile to sRGB; opacity stays."""
-    if not profile:
-        return np.ascontiguousarray(values)
-    import imagecodecs
-    from PIL import ImageCms
-
-    cmyk = None
-    try:
-        known = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = known.profile.xcolor_space.strip()
-        cmyk = values if space == "CMYK" else None
-        if "srgb" in ImageCms.getProfileDescription(known).lower() and space == "RGB":
-            return np.ascontiguousarray(values)
-        count = {"GRAY": 1, "RGB": 3, "CMYK": 4}[space]
-        grey = grey or values.shape[-1] == 1
-        if (space == "GRAY") != grey:
-            raise ValueError(f"it is for {space}")
-        names = {1: "gray", 3: "rgb", 4: "cmyk"}
-        given = np.ascontiguousarray(values[..., 0] if count == 1 else values[..., :count])
-        srgb = imagecodecs.cms_profile("srgb")
-        spaces: dict[str, Any] = {"colorspace": names[count], "outcolorspace": "rgb"}
-        # What is "optimised" is interpolated between few points: 16 bits would be off by up to 17 of 255 levels.
-        colour = imagecodecs.cms_transform(given, profile, srgb, flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE, **spaces)
-        colour = colour[..., :1] if values.shape[-1] == 1 else colour
-        rest = values[..., 3:] if cmyk is None else values[..., 4:]
-        return np.ascontiguousarray(np.concatenate([colour, rest], axis=-1))
-    except Exception as error:
-        notes.append(f"has a colour profile that cannot be used ({error}), and is taken for sRGB")
-    return np.ascontiguousarray(values)
 
 
 def encode(image: np.ndarray, form: Format, *, about: About = NOTHING) -> bytes:
@@ -265,7 +212,7 @@ def encode(image: np.ndarray, form: Format, *, about: About = NOTHING) -> bytes:
     if form.pillow == "PNG":
         return _encode_png(values, form, about)
     if values.dtype == np.uint16:
-        return _encode_tiff(values, about)
+        return image_tiff.encode(values, about)
     from PIL import Image
 
     content, options = io.BytesIO(), dict(form.options)
@@ -309,19 +256,6 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _encode_tiff(values: np.ndarray, about: About) -> bytes:
-    import tifffile
-
-    content, channels = io.BytesIO(), values.shape[2] if values.ndim == 3 else 1
-    options: dict[str, Any] = {"resolution": about.density, "resolutionunit": "INCH"} if about.density else {}
-    options |= {"extratags": [(XMP, 1, len(about.xmp), about.xmp, True)]} if about.xmp else {}
-    options |= {"extrasamples": ["unassalpha"]} if channels in (2, 4) else {}
-    options |= {"planarconfig": "contig"} if channels > 1 else {}
-    photometric = "rgb" if channels > 2 else "minisblack"
-    tifffile.imwrite(content, values, photometric=photometric, metadata=None, software=False, **options)
-    return content.getvalue()
-
-
 def save(path: Path, image: np.ndarray, *, about: About = NOTHING) -> None:
     """Write an image file, whole or not at all; a warning says what its format does not hold besides pixels.
 
@@ -349,3 +283,5 @@ def save(path: Path, image: np.ndarray, *, about: About = NOTHING) -> None:
     if any(lost.values()):
         names = " and ".join(name for name, left_out in lost.items() if left_out)
         warnings.warn(f"{path} cannot hold {names}, which are left out", stacklevel=3)
+    if about.left_out:
+        warnings.warn(f"{path} is written without {' and '.join(about.left_out)}", stacklevel=3)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms, features
 from PIL.PngImagePlugin import PngInfo
 
-from jaxpurify import formats, image_files
+from jaxpurify import formats, image_colours, image_files
 
 imagecodecs = pytest.importorskip("imagecodecs")
 tifffile = pytest.importorskip("tifffile")
@@ -205,7 +205,7 @@ def test_colours_are_converted_to_srgb(tmp_path, ending, channels):
     read = image_files.load(tmp_path / f"a.{ending}").pixels
     np.testing.assert_allclose(read[..., :3].astype(int), np.asarray(pillow), atol=1)
     np.testing.assert_array_equal(read[..., 3:], image[..., 3:])
-    deep = image_files._in_srgb(image.astype(np.uint16) * 257, WIDE, [])
+    deep = image_colours.to_srgb(image.astype(np.uint16) * 257, WIDE, [])
     np.testing.assert_allclose(deep / 257, read, atol=1)
     Image.fromarray(image).save(tmp_path / f"b.{ending}", icc_profile=PLAIN)
     np.testing.assert_array_equal(image_files.load(tmp_path / f"b.{ending}").pixels, image)
