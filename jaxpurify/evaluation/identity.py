@@ -1,5 +1,6 @@
 """What purifiers, attacks and weights are, as text that is the same in every process: a run is taken up again by it."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -20,6 +21,18 @@ LETTERS = 400  # of a text that a person still reads
 DEEPEST = 150  # objects within one another that are looked at
 # Libraries whose objects say by `repr` what they are, but for arrays, which are hashed.
 _SPOKEN = frozenset({"jax", "jaxlib", "jaxpurify", "flax", "optax", "equinox", "haiku", "numpy", "ml_dtypes"})
+_FUNCTIONS = types.FunctionType | types.MethodType | types.BuiltinFunctionType | types.MethodWrapperType
+# Methods that make, copy, compare or show an object; what they make of it is seen in what it holds.
+_NOT_COMPUTING = frozenset(
+    f"__{name}__"
+    for name in (
+        *("init", "new", "post_init", "init_subclass", "class_getitem", "setattr", "delattr", "del", "set_name"),
+        *("repr", "str", "format", "dir", "eq", "ne", "lt", "le", "gt", "ge", "hash", "sizeof"),
+        *("reduce", "reduce_ex", "getstate", "setstate", "getnewargs", "copy", "deepcopy", "replace", "annotate"),
+    )
+)
+# Of a PyTorch module: its outputs or its gradients go through these.
+_HOOKS = frozenset({"_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"})
 _INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -102,7 +115,7 @@ class _Walk:
             self.hidden = True
             return type(value).__name__
         within = (*within, id(value))
-        if isinstance(value, types.FunctionType | types.MethodType | types.BuiltinFunctionType):
+        if isinstance(value, _FUNCTIONS):
             return self._once(value, self._function, within)
         if isinstance(value, Structure):
             return f"structure #{_hash(self.describe(value.structure, within))}"
@@ -122,22 +135,34 @@ class _Walk:
                 f"{f.name}={self.describe(getattr(value, f.name, None), within)}" for f in dataclasses.fields(value)
             )
             return f"{type(value).__name__}({', '.join(fields)}){self._class(type(value), within)}"
-        if type(value) is dict:
-            return (
-                f"{{{', '.join(f'{self.describe(k, within)}: {self.describe(v, within)}' for k, v in value.items())}}}"
-            )
-        if isinstance(value, set | frozenset):
-            return f"{{{', '.join(sorted(self.describe(v, within) for v in value))}}}"
-        if isinstance(value, list | tuple):
-            name = type(value).__name__ if type(value) not in (list, tuple) else ""
-            return f"{name}({', '.join(self.describe(v, within) for v in value)})"
+        if isinstance(value, dict | set | frozenset | list | tuple):
+            return self._container(value, within)
         if _is_array(value):
             return self._array(value)
         if not jax.tree_util.all_leaves([value]):
-            return f"{type(value).__name__} #{_fingerprint(value, self)[:8]}{self._class(type(value), within)}"
-        if hasattr(value, "__wrapped__"):  # a jitted function, say
-            return self.describe(value.__wrapped__, within)
+            return self._once(value, self._node, within)
         return self._once(value, self._object, within)
+
+    def _container(self, value: Any, within: tuple[int, ...]) -> str:
+        """Describe what a container holds; of a user's own kind, its code and attributes too."""
+        cls = type(value)
+        name = "" if cls in (dict, set, frozenset, list, tuple) else cls.__name__
+        if isinstance(value, dict):
+            pairs = (f"{self.describe(k, within)}: {self.describe(v, within)}" for k, v in value.items())
+            text = f"{name}{{{', '.join(pairs)}}}"
+        elif isinstance(value, set | frozenset):
+            text = f"{name}{{{', '.join(sorted(self.describe(v, within) for v in value))}}}"
+        else:
+            text = f"{name}({', '.join(self.describe(v, within) for v in value)})"
+        own = {} if _is_installed(cls.__module__) else _held(value)
+        own |= {"default": value.default_factory} if isinstance(value, collections.defaultdict) else {}
+        return f"{text}{f' #{_hash(self.describe(own, within))}' if own else ''}{self._class(cls, within)}"
+
+    def _node(self, value: Any, within: tuple[int, ...]) -> str:
+        """Describe a pytree of a registered kind: its numbers, and at every node what is not a number."""
+        children, aside = jax.tree_util.default_registry.flatten_one_level(value) or ((), None)
+        parts = [self.describe(aside, within), *(self.describe(child, within) for child in children)]
+        return f"{type(value).__name__} #{_hash(' '.join(parts))}{self._class(type(value), within)}"
 
     def _once(self, value: Any, describe: Any, within: tuple[int, ...]) -> str:
         if id(value) not in self._known:
@@ -161,6 +186,8 @@ class _Walk:
                 parts += [self._code(plain.__code__, within)]
                 parts += [self.describe(self._globals(plain), within)]
             parts += [self.describe(v, within) for v in (plain.__defaults__, plain.__kwdefaults__, cells)]
+            own = {name: value for name, value in vars(plain).items() if not name.startswith("__")}
+            parts += [self.describe(own, within)] if own else []
         return f"{name} #{_hash(''.join(parts))}" if parts else name
 
     def _globals(self, function: Any) -> dict[str, Any]:
@@ -200,8 +227,10 @@ class _Walk:
         parts = []
         for base in cls.__mro__:
             for name, member in vars(base).items() if not _is_installed(base.__module__) else ():
-                if name == "__call__" or not name.startswith(("__", "_abc_")):
-                    plain = getattr(member, "__func__", getattr(member, "fget", member))
+                plain = getattr(member, "__func__", getattr(member, "fget", member))
+                special = name.startswith("__")
+                computes = isinstance(plain, _FUNCTIONS) and name not in _NOT_COMPUTING
+                if computes if special else not name.startswith("_abc_"):
                     parts.append(f"{name}={self.describe(plain, within)}")
         return f" #{_hash(''.join(parts))}" if parts else ""
 
@@ -211,8 +240,7 @@ class _Walk:
             parts.append(f"{name}: {type(part).__qualname__}{self._class(type(part), within)}")
             parts += [f"{key}={self._tensor(value)}" for key, value in part.named_parameters(recurse=False)]
             parts += [f"{key}={self._tensor(value)}" for key, value in part.named_buffers(recurse=False)]
-            own = {key: value for key, value in vars(part).items() if not key.startswith("_") and key != "training"}
-            parts += [self.describe(own, within)]
+            parts += [self.describe(_beside_weights(part), within)]
         return f"{type(module).__name__} #{_hash(' '.join(parts))}"
 
     def _tensor(self, tensor: Any) -> str:
@@ -230,8 +258,11 @@ class _Walk:
         """Describe an object of any other kind by its attributes or, of a library's that says what it is, by that."""
         cls, name = type(value), type(value).__name__
         if not _is_installed(cls.__module__):
-            held = {slot: getattr(value, slot) for slot in _slots(cls) if hasattr(value, slot)} | _attributes(value)
-            return f"{name} #{_hash(self.describe(held, within))}{self._class(cls, within)}"
+            return f"{name} #{_hash(self.describe(_held(value), within))}{self._class(cls, within)}"
+        if hasattr(value, "__wrapped__"):  # a jitted function, say, or one with rules for its derivatives
+            rules = {key: each for key, each in _attributes(value).items() if callable(each) and key != "__wrapped__"}
+            text = self.describe(value.__wrapped__, within)
+            return f"{text} #{_hash(self.describe(rules, within))}" if rules else text
         try:
             text = repr(value)
         except Exception:
@@ -241,7 +272,8 @@ class _Walk:
         if package in _SPOKEN or package in sys.stdlib_module_names:
             # An address in the place of what it holds, or an array of which a part is shown.
             self.hidden |= (package not in _SPOKEN and plain != text) or "array(" in text.lower()
-            return plain
+            functions = {key: each for key, each in _attributes(value).items() if isinstance(each, _FUNCTIONS)}
+            return f"{plain} #{_hash(self.describe(functions, within))}" if functions else plain
         self.hidden = True  # what another library's object computes with may not all be here
         array = _read(value)
         if array is not None:
@@ -269,9 +301,27 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*nested)
 
 
-def _slots(cls: type) -> list[str]:
-    found = [vars(base).get("__slots__", ()) for base in cls.__mro__]
-    return [name for slots in found for name in ([slots] if isinstance(slots, str) else slots) if name[:2] != "__"]
+def _held(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, those in slots too."""
+    found: dict[str, Any] = {}
+    for base in type(value).__mro__:
+        slots = vars(base).get("__slots__", ())
+        for slot in [slots] if isinstance(slots, str) else slots:
+            private = slot.startswith("__") and not slot.endswith("__")
+            name = f"_{base.__name__.lstrip('_')}{slot}" if private else slot
+            if name[:2] != "__" and hasattr(value, name):
+                found[name] = getattr(value, name)
+    return found | _attributes(value)
+
+
+def _beside_weights(part: Any) -> dict[str, Any]:
+    """Return what a PyTorch module holds besides parameters, buffers and parts: attributes, and hooks in order."""
+    import torch
+
+    usual = vars(torch.nn.Module())
+    hooks = {key: list(vars(part).get(key, {}).values()) for key in usual if key in _HOOKS}
+    own = {key: value for key, value in vars(part).items() if key not in usual and key != "_compiled_call_impl"}
+    return own | {key: value for key, value in hooks.items() if value}
 
 
 def _attributes(value: Any) -> dict[str, Any]:

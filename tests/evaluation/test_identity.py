@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 import jaxpurify
 from jaxpurify import attacks
 from jaxpurify.classifiers import of_nnx
-from jaxpurify.evaluation.identity import describe, fingerprint
+from jaxpurify.evaluation.identity import describe, fingerprint, identify
 from jaxpurify.models import Sequential, classifier
 from jaxpurify.purifiers import NCIS, BitDepth, GaussianSmoothing, Identity
 
@@ -87,6 +88,135 @@ def test_networks_of_equal_weights_differ_by_what_is_not_a_weight():
     assert describe(NCIS(network=square)) != describe(NCIS(network=cube))
 
 
+def with_backward_pass(factor):
+    @jax.custom_vjp
+    def function(images):
+        return images
+
+    function.defvjp(lambda images: (images, None), lambda _, cotangents: (factor * cotangents,))
+    return function
+
+
+def with_tangents(factor):
+    @jax.custom_jvp
+    def function(images):
+        return images
+
+    function.defjvps(lambda tangent, answer, images: factor * tangent)
+    return function
+
+
+def with_batching(factor):
+    @jax.custom_batching.custom_vmap
+    def function(images):
+        return images
+
+    @function.def_vmap
+    def rule(size, batched, images):
+        return factor * images, batched[0]
+
+    return function
+
+
+def with_flax_backward_pass(factor):
+    function = nnx.custom_vjp(lambda images: images)
+    function.defvjp(lambda images: (images, None), lambda _, cotangents: (factor * cotangents,))
+    return function
+
+
+def with_attribute(factor):
+    def function(images):
+        return images * function.factor
+
+    function.factor = factor
+    return function
+
+
+class Hidden(nnx.Module):
+    def __init__(self, factor):
+        self.weights, self._factor = nnx.Param(jnp.ones(3)), factor
+
+
+@jax.tree_util.register_pytree_node_class
+class Registered:
+    def __init__(self, factor):
+        self.weights, self.factor = np.ones(3), factor
+
+    def tree_flatten(self):
+        return (self.weights,), self.factor
+
+    @classmethod
+    def tree_unflatten(cls, factor, weights):
+        made = cls(factor)
+        (made.weights,) = weights
+        return made
+
+
+class Slotted:
+    __slots__ = ("__factor",)
+
+    def __init__(self, factor):
+        self.__factor = factor
+
+
+class Named(dict):
+    pass
+
+
+KINDS = {
+    "a backward pass of its own": with_backward_pass,
+    "jitted": lambda factor: jax.jit(with_backward_pass(factor)),
+    "tangents of its own": with_tangents,
+    "batching of its own": with_batching,
+    "a backward pass through Flax": with_flax_backward_pass,
+    "an attribute of a function": with_attribute,
+    "NumPy's vectorize": lambda factor: np.vectorize(lambda value: factor * value),
+    "a module's private number": Hidden,
+    "what a function closes over": lambda factor: functools.partial(Hidden.__init__, Hidden(factor)),
+    "a registered node": Registered,
+    "a slot": Slotted,
+    "a kind of dictionary": lambda factor: Named(factor=factor),
+    "another special method": lambda factor: type("Kind", (), {"__getitem__": lambda _, index: factor})(),
+    "a bound special method": lambda factor: factor.__mul__,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_changes_what_is_computed_is_seen(kind):
+    make = KINDS[kind]
+    assert identify(make(2.0)) == identify(make(2.0))
+    assert identify(make(2.0))[0] != identify(make(3.0))[0]
+
+
+def hooked(factor, kind):
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Flatten())
+    getattr(module[0], f"register_{kind}_hook")(lambda *arguments: factor * arguments[-1][0])
+    return module
+
+
+def holding(factor, kind):
+    import torch
+
+    module = torch.nn.Flatten()
+    setattr(module, *{"number": ("_factor", factor), "tensor": ("_hidden", [torch.full((2,), factor)])}[kind])
+    return module
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        *((hooked, kind) for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre")),
+        *((holding, kind) for kind in ("number", "tensor")),
+    ],
+)
+def test_hooks_and_private_attributes_of_pytorch_modules_are_seen(make, kind):
+    pytest.importorskip("torch")
+    assert identify(make(2.0, kind)) == identify(make(2.0, kind))
+    assert identify(make(2.0, kind))[0] != identify(make(3.0, kind))[0]
+
+
 SCRIPT = """
 import numpy as np, optax, functools
 from flax import nnx
@@ -101,6 +231,11 @@ def near(value):
 update = functools.partial(optax.sgd, momentum=0.5)
 print(describe(attacks.PGD(loss=loss, success=near(np.float32(0.5)), update=update, transformation=np.clip)))
 print(describe(of_nnx(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))))
+print(describe(nnx.Linear(1, 1, rngs=nnx.Rngs(0))))
+import jax
+rule = jax.custom_vjp(near(2.0))
+rule.defvjp(near(3.0), near(4.0))
+print(describe([rule, jax.jit(rule), nnx.jit(near(2.0)), np.vectorize(near(2.0)), type("Kind", (dict,), {})(a=1)]))
 """
 
 
