@@ -230,8 +230,8 @@ class Evaluation:
         Returns:
             Shares of shape ``(images,)``, or None where nothing was evaluated. Of a deterministic model an image's
             score is the lowest of all attacks and of the clean image. Of a random one it is the share of draws under
-            the attack that leaves the fewest of *other* draws standing, so that choosing among many attacks costs
-            nothing; the mean is not above the clean one.
+            the attack that leaves the fewest of *other* draws standing, the last of equals, so that choosing among
+            many attacks costs nothing; the mean is not above the clean one.
         """
         names = self.threat_models if threat_models is None else list(threat_models)
         return self.worst_of(purifier, [(threat, *cell) for threat in names for cell in self.cells(purifier, threat)])
@@ -251,7 +251,9 @@ class Evaluation:
         if not found:
             return None
         correct, selection = (np.stack(arrays) for arrays in zip(*found, strict=True))
-        chosen = np.take_along_axis(correct, selection.argmin(axis=0)[None], axis=0)[0] if random else correct.min(0)
+        # Of attacks that leave equally few of the draws to choose by, the last, which knows most, is the likelier worst.
+        last = len(selection) - 1 - selection[::-1].argmin(axis=0)
+        chosen = np.take_along_axis(correct, last[None], axis=0)[0] if random else correct.min(0)
         return robust_accuracy(self.correct(purifier, "clean", "none", 0.0), chosen, random=random)
 
     def worst_case(self, purifier: str) -> Interval:

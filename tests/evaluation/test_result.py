@@ -130,6 +130,15 @@ def test_worst_attack_of_an_image_is_chosen_on_other_keys_than_it_is_scored_on()
     np.testing.assert_allclose(found.worst("none"), [0.5, 0.1, 0.0])
 
 
+def test_of_attacks_that_choose_alike_the_one_that_knows_most_scores():
+    found = evaluation(
+        clean("none", [1, 1], "mean"),
+        cell("none", "bpda", "A", [0.6, 0.4], selection=[0.0, 0.2], scoring="mean"),
+        cell("none", "full", "A", [0.0, 0.0], selection=[0.0, 0.2], scoring="mean"),
+    )
+    np.testing.assert_allclose(found.worst("none"), [0.0, 0.0])
+
+
 def test_choosing_on_other_keys_is_not_biased():
     # A purifier that is right in half of all draws whatever the attack: six useless attacks are no better than one.
     rng = np.random.default_rng(0)
