@@ -251,7 +251,7 @@ class Evaluation:
         if not found:
             return None
         correct, selection = (np.stack(arrays) for arrays in zip(*found, strict=True))
-        # Of attacks that leave equally few of the draws to choose by, the last, which knows most, is the likelier worst.
+        # Of attacks that leave equally few of the draws to choose by, the last knows most and is the likelier worst.
         last = len(selection) - 1 - selection[::-1].argmin(axis=0)
         chosen = np.take_along_axis(correct, last[None], axis=0)[0] if random else correct.min(0)
         return robust_accuracy(self.correct(purifier, "clean", "none", 0.0), chosen, random=random)
